@@ -1,19 +1,29 @@
 """The change log behind server-sent events: what is true now, and what changed since an id.
 
-A flush says what it wrote (:class:`Flushed`); the log keeps only the newest row of each campaign, in order of change.
-So "what changed since" is the tail of that order, memory is bounded by the number of campaigns and never by the number of
-changes, and a client that was away for an hour gets each campaign once.
+A flush says what it wrote (:class:`Flushed`); the log keeps only the newest state of each campaign, in order of change.
+So "what changed since" is the tail of that order, memory is bounded by the number of campaigns and never by the number
+of changes, and a client that was away for an hour, or reads slowly, gets each campaign once.
+
+Two halves: :class:`Inbox` is the hand-over from the flush thread, :class:`ChangeLog` belongs to the one thread that
+serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 from stream.core.position import Position
+
+#: seconds between two rounds of events, and so between two events of one campaign
+ROUND: Final = 0.25
+#: seconds between two events that only say how far a partition is
+MARK_EVERY: Final = 1.0
+#: verdicts, and deleted campaigns, that a client can be told of later; who was away for longer gets a snapshot
+REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,9 @@ class Ruling:
 class Flushed:
     """One committed flush of one partition: the watermark it wrote, and the campaigns that it changed.
 
-    ``rows``: whole rows of the changed campaigns only; after a load, all of the partition's. ``deleted``: campaigns that
-    are gone. ``based`` false: the counts in ``rows`` are not to be believed yet.
+    ``rows``: the changed campaigns, each with all its values; ``whole`` (after a load): they are all campaigns of the
+    partition, and one that is missing is gone. ``deleted``: campaigns that are gone. ``based`` false: the counts are not
+    to be believed yet.
     """
 
     epoch: int
@@ -62,10 +73,11 @@ class Flushed:
     rows: tuple[Row, ...] = ()
     deleted: tuple[int, ...] = ()
     verdicts: tuple[Ruling, ...] = ()
+    whole: bool = False
 
 
 class Flushes(Protocol):
-    """Where a runtime says what it has flushed. Called from the flush thread after the commit; never blocks, never raises."""
+    """Where a runtime says what it has flushed: called after the commit, from the flush thread; never blocks or raises."""
 
     def flushed(self, what: Flushed) -> None: ...
 
@@ -77,13 +89,293 @@ class Nobody:
         del what
 
 
-@dataclass(slots=True)
 class Inbox:
-    """The hand-over between the flush thread and whoever serves: bounded, for a newer row of a campaign replaces the older."""
+    """The hand-over between the flush thread and whoever serves. Bounded: a newer row of a campaign replaces the older.
 
-    _lock: Lock = field(default_factory=Lock)
-    _waiting: dict[int, Flushed] = field(default_factory=dict)
+    ``wake`` is called, in the flush thread, when something is there for the first time since the last `take`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._waiting: dict[int, Flushed] = {}
+        self._wake: Callable[[], None] = lambda: None
+
+    def on_arrival(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` for whatever waits now or arrives from here on."""
+        with self._lock:
+            self._wake = wake
+            waiting = bool(self._waiting)
+        if waiting:
+            wake()
 
     def flushed(self, what: Flushed) -> None:
         with self._lock:
-            self._waiting[what.partition] = what
+            first = not self._waiting
+            before = self._waiting.get(what.partition)
+            self._waiting[what.partition] = what if before is None else merged(before, what)
+            wake = self._wake
+        if first:
+            wake()
+
+    def take(self) -> tuple[Flushed, ...]:
+        """What was flushed since the last call, one for each partition."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        return tuple(waiting.values())
+
+
+def merged(older: Flushed, newer: Flushed) -> Flushed:
+    """Two flushes of a partition, one after the other, as one."""
+    verdicts = (*older.verdicts, *newer.verdicts)[-REMEMBERED:]
+    if newer.whole:
+        return replace(newer, verdicts=verdicts)
+    rows = {row.campaign_id: row for row in older.rows}
+    rows.update((row.campaign_id, row) for row in newer.rows)
+    for gone in newer.deleted:
+        rows.pop(gone, None)
+    deleted = {*older.deleted, *newer.deleted} - rows.keys()
+    return replace(
+        newer, rows=tuple(rows.values()), deleted=tuple(sorted(deleted)), verdicts=verdicts, whole=older.whole
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign as it is known now. ``partition`` is None for one outside the queue: its row then has the mailer's
+    values and no counts. ``rate``: mails in the last minute."""
+
+    row: Row
+    partition: int | None
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a partition is. ``stale`` is decided by whoever has a clock."""
+
+    partition: int
+    epoch: int
+    position: Position
+    as_of: datetime | None
+    based: bool
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A campaign that is gone."""
+
+    campaign_id: int
+
+
+#: what an event says
+Change: TypeAlias = Campaign | Mark | Deleted | Ruling
+_Key: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change at its place in the order. ``frame`` is what the encoder made of it, once for all clients."""
+
+    number: int
+    change: Change
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round published: events up to number ``last``, of these campaigns, of these partitions' marks."""
+
+    last: int
+    campaigns: frozenset[int]
+    partitions: frozenset[int]
+
+
+class ChangeLog:
+    """What is true now, and the order in which it became so. One thread; time is passed in.
+
+    ``encode`` makes the bytes of an event from its number and change. Numbers grow by one an event, begin anew with the
+    process, and mean nothing to another: `resumable` says whether one can be gone on from.
+    """
+
+    def __init__(self, encode: Callable[[int, Change, ChangeLog], bytes]) -> None:
+        self._encode = encode
+        self._campaigns: dict[int, Campaign] = {}
+        self._marks: dict[int, Mark] = {}
+        self._marked_at: dict[int, float] = {}
+        self._events: dict[_Key, Event] = {}
+        self._due: dict[_Key, Change] = {}
+        self._round_at = float("-inf")
+        self._rulings = 0
+        self._forgotten_rulings = 0
+        self._deleted: dict[int, None] = {}
+        self._horizon = 0
+        self.last = 0
+
+    # What is true now
+
+    @property
+    def campaigns(self) -> Mapping[int, Campaign]:
+        return self._campaigns
+
+    @property
+    def marks(self) -> Mapping[int, Mark]:
+        return self._marks
+
+    def mark_of(self, campaign: Campaign) -> Mark | None:
+        """How far the campaign's partition is; None for one outside the queue."""
+        return None if campaign.partition is None else self._marks.get(campaign.partition)
+
+    # What happens
+
+    def flushed(self, what: Flushed) -> bool:
+        """Take a flush in; False where something newer of that partition is known already (it changes nothing then)."""
+        known = self._marks.get(what.partition)
+        if known is not None and (what.epoch, what.position) < (known.epoch, known.position):
+            return False
+        for row in what.rows:
+            self._learn(row, what.partition)
+        gone: Collection[int] = what.deleted
+        if what.whole:
+            here = {row.campaign_id for row in what.rows}
+            gone = [n for n, it in self._campaigns.items() if it.partition == what.partition and n not in here]
+        self.gone(gone)
+        for ruling in what.verdicts:
+            self._rulings += 1
+            self._due["verdict", self._rulings] = ruling
+        stale = known.stale if known is not None else False
+        mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
+        if mark != known:
+            if known is None or known.based != mark.based or known.epoch != mark.epoch:
+                self._marked_at.pop(what.partition, None)
+            self._marks[what.partition] = mark
+            self._due["mark", what.partition] = mark
+        return True
+
+    def outside(self, rows: Iterable[Row]) -> None:
+        """Campaigns as the mailer's own table has them. Those in the queue take name, status and to_send from it."""
+        for row in rows:
+            known = self._campaigns.get(row.campaign_id)
+            if known is None or known.partition is None:
+                self._learn(row, None)
+            else:
+                self._learn(replace(known.row, name=row.name, status=row.status, to_send=row.to_send), known.partition)
+
+    def gone(self, campaign_ids: Iterable[int]) -> None:
+        """Campaigns that exist no more."""
+        for number in list(campaign_ids):
+            if self._campaigns.pop(number, None) is not None:
+                self._due["campaign", number] = Deleted(number)
+
+    def rates(self, per_minute: Mapping[int, float]) -> None:
+        """Mails in the last minute, by campaign; one that is not named sent none."""
+        for number, known in list(self._campaigns.items()):
+            rate = per_minute.get(number, 0.0)
+            if rate != known.rate:
+                self._put(replace(known, rate=rate))
+
+    def aged(self, stale: Callable[[Mark], bool]) -> None:
+        """Let time pass: a partition that became stale, or fresh again, is said at once."""
+        for mark in list(self._marks.values()):
+            if stale(mark) != mark.stale:
+                self._marks[mark.partition] = self._due["mark", mark.partition] = replace(mark, stale=not mark.stale)
+                self._marked_at.pop(mark.partition, None)
+
+    # What is told
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until `publish` has something to do; None while nothing is due."""
+        if any(kind != "mark" for kind, _ in self._due):
+            return max(0.0, self._round_at + ROUND - now)
+        waits = [self._marked_at.get(partition, float("-inf")) + MARK_EVERY - now for _, partition in self._due]
+        return max(0.0, min(waits), self._round_at + ROUND - now) if waits else None
+
+    def publish(self, now: float) -> Round | None:
+        """Give what is due its numbers, at most once in `ROUND` seconds; None where there was nothing or it's too early."""
+        if now < self._round_at + ROUND or not self._due:
+            return None
+        due = [(key, change) for key, change in self._due.items() if self._ripe(key, now)]
+        if not due:
+            return None
+        campaigns: set[int] = set()
+        partitions: set[int] = set()
+        for key, change in due:
+            del self._due[key]
+            self.last += 1
+            self._events.pop(key, None)
+            self._events[key] = Event(self.last, change, self._encode(self.last, change, self))
+            if isinstance(change, Mark):
+                self._marked_at[change.partition] = now
+                partitions.add(change.partition)
+            else:
+                campaigns.add(change.row.campaign_id if isinstance(change, Campaign) else change.campaign_id)
+            if isinstance(change, Deleted):
+                self._deleted[change.campaign_id] = None
+        self._forget()
+        self._round_at = now
+        return Round(self.last, frozenset(campaigns), frozenset(partitions))
+
+    def resumable(self, number: int) -> bool:
+        """Whether all that changed since ``number`` is still known."""
+        return self._horizon <= number <= self.last
+
+    def since(self, number: int, campaign_id: int | None = None) -> list[Event]:
+        """The events after ``number``, oldest first; those that concern one campaign, its partition's mark among them, where
+        one is named."""
+        events = list(self._newer(number))
+        events.reverse()
+        if campaign_id is None:
+            return events
+        known = self._campaigns.get(campaign_id)
+        partition = known.partition if known is not None else None
+        return [event for event in events if _concerns(event.change, campaign_id, partition)]
+
+    # Inside
+
+    def _learn(self, row: Row, partition: int | None) -> None:
+        known = self._campaigns.get(row.campaign_id)
+        if known is not None and not (row.name and row.status):
+            row = replace(row, name=row.name or known.row.name, status=row.status or known.row.status)
+        rate = known.rate if known is not None else 0.0
+        if known is None or known.row != row or known.partition != partition:
+            self._put(Campaign(row, partition, rate))
+
+    def _put(self, campaign: Campaign) -> None:
+        self._campaigns[campaign.row.campaign_id] = self._due["campaign", campaign.row.campaign_id] = campaign
+
+    def _ripe(self, key: _Key, now: float) -> bool:
+        kind, partition = key
+        return kind != "mark" or now >= self._marked_at.get(partition, float("-inf")) + MARK_EVERY
+
+    def _newer(self, number: int) -> Iterator[Event]:
+        for event in reversed(self._events.values()):
+            if event.number <= number:
+                return
+            yield event
+
+    def _forget(self) -> None:
+        """Keep the newest verdicts and deletions only; whoever missed a forgotten one gets a snapshot."""
+        surplus: list[_Key] = []
+        for number in list(self._deleted):
+            if number in self._campaigns:  # it exists again: its own event says so
+                del self._deleted[number]
+        while len(self._deleted) > REMEMBERED:
+            number = next(iter(self._deleted))
+            del self._deleted[number]
+            surplus.append(("campaign", number))
+        oldest = self._rulings - REMEMBERED
+        if oldest > 0:
+            surplus.extend(("verdict", n) for n in range(self._forgotten_rulings + 1, oldest + 1))
+            self._forgotten_rulings = max(self._forgotten_rulings, oldest)
+        for key in surplus:
+            event = self._events.pop(key, None)
+            if event is not None:
+                self._horizon = max(self._horizon, event.number)
+
+
+def _concerns(change: Change, campaign_id: int, partition: int | None) -> bool:
+    if isinstance(change, Mark):
+        return change.partition == partition
+    if isinstance(change, Campaign):
+        return change.row.campaign_id == campaign_id
+    return change.campaign_id == campaign_id
