@@ -61,8 +61,8 @@ class Flushed:
     """One committed flush of one partition: the watermark it wrote, and the campaigns that it changed.
 
     ``rows``: the changed campaigns, each with all its values; ``whole`` (after a load): they are all campaigns of the
-    partition, and one that is missing is gone. ``deleted``: campaigns that are gone. ``based`` false: the counts are not
-    to be believed yet.
+    partition, and one that is missing is gone. ``deleted``: campaigns that are gone. ``based`` false: the counts are
+    not to be believed yet.
     """
 
     epoch: int
@@ -77,7 +77,7 @@ class Flushed:
 
 
 class Flushes(Protocol):
-    """Where a runtime says what it has flushed: called after the commit, from the flush thread; never blocks or raises."""
+    """Where a runtime says what it has flushed: called after the commit, from the flush's thread; never blocks."""
 
     def flushed(self, what: Flushed) -> None: ...
 
@@ -291,7 +291,7 @@ class ChangeLog:
         return max(0.0, min(waits), self._round_at + ROUND - now) if waits else None
 
     def publish(self, now: float) -> Round | None:
-        """Give what is due its numbers, at most once in `ROUND` seconds; None where there was nothing or it's too early."""
+        """Give what is due its numbers, at most once in `ROUND` seconds; None where there is nothing or it's early."""
         if now < self._round_at + ROUND or not self._due:
             return None
         due = [(key, change) for key, change in self._due.items() if self._ripe(key, now)]
@@ -320,8 +320,7 @@ class ChangeLog:
         return self._horizon <= number <= self.last
 
     def since(self, number: int, campaign_id: int | None = None) -> list[Event]:
-        """The events after ``number``, oldest first; those that concern one campaign, its partition's mark among them, where
-        one is named."""
+        """The events after ``number``, oldest first. With ``campaign_id`` those that concern it, its partition's mark too."""
         events = list(self._newer(number))
         events.reverse()
         if campaign_id is None:
