@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Final, Protocol, TypeAlias
 
 from stream.core.position import Position
+from stream.core.verdict import Verdict
 
 #: seconds between two rounds of events, and so between two events of one campaign
 ROUND: Final = 0.25
@@ -43,20 +44,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
-    """A verdict on one campaign in one run, as written to ``sentstream.verdicts``."""
-
-    run_id: int
-    campaign_id: int
-    verdict: str
-    cause: str | None = None
-    before: Mapping[str, int] | None = None
-    after: Mapping[str, int] | None = None
-    delta: Mapping[str, int] | None = None
-    corrected: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Flushed:
     """One committed flush of one partition: the watermark it wrote, and the campaigns that it changed.
 
@@ -72,7 +59,7 @@ class Flushed:
     based: bool
     rows: tuple[Row, ...] = ()
     deleted: tuple[int, ...] = ()
-    verdicts: tuple[Ruling, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
     whole: bool = False
 
 
@@ -169,7 +156,7 @@ class Deleted:
 
 
 #: what an event says
-Change: TypeAlias = Campaign | Mark | Deleted | Ruling
+Change: TypeAlias = Campaign | Mark | Deleted | Verdict
 _Key: TypeAlias = tuple[str, int]
 
 
@@ -206,8 +193,8 @@ class ChangeLog:
         self._events: dict[_Key, Event] = {}
         self._due: dict[_Key, Change] = {}
         self._round_at = float("-inf")
-        self._rulings = 0
-        self._forgotten_rulings = 0
+        self._verdicts = 0
+        self._forgotten_verdicts = 0
         self._deleted: dict[int, None] = {}
         self._horizon = 0
         self.last = 0
@@ -240,9 +227,9 @@ class ChangeLog:
             here = {row.campaign_id for row in what.rows}
             gone = [n for n, it in self._campaigns.items() if it.partition == what.partition and n not in here]
         self.gone(gone)
-        for ruling in what.verdicts:
-            self._rulings += 1
-            self._due["verdict", self._rulings] = ruling
+        for verdict in what.verdicts:
+            self._verdicts += 1
+            self._due["verdict", self._verdicts] = verdict
         stale = known.stale if known is not None else False
         mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
         if mark != known:
@@ -308,7 +295,7 @@ class ChangeLog:
                 self._marked_at[change.partition] = now
                 partitions.add(change.partition)
             else:
-                campaigns.add(change.row.campaign_id if isinstance(change, Campaign) else change.campaign_id)
+                campaigns.add(_campaign_of(change))
             if isinstance(change, Deleted):
                 self._deleted[change.campaign_id] = None
         self._forget()
@@ -320,7 +307,7 @@ class ChangeLog:
         return self._horizon <= number <= self.last
 
     def since(self, number: int, campaign_id: int | None = None) -> list[Event]:
-        """The events after ``number``, oldest first. With ``campaign_id`` those that concern it, its partition's mark too."""
+        """The events after ``number``, oldest first; of one campaign, its own and its partition's marks."""
         events = list(self._newer(number))
         events.reverse()
         if campaign_id is None:
@@ -362,10 +349,10 @@ class ChangeLog:
             number = next(iter(self._deleted))
             del self._deleted[number]
             surplus.append(("campaign", number))
-        oldest = self._rulings - REMEMBERED
+        oldest = self._verdicts - REMEMBERED
         if oldest > 0:
-            surplus.extend(("verdict", n) for n in range(self._forgotten_rulings + 1, oldest + 1))
-            self._forgotten_rulings = max(self._forgotten_rulings, oldest)
+            surplus.extend(("verdict", n) for n in range(self._forgotten_verdicts + 1, oldest + 1))
+            self._forgotten_verdicts = max(self._forgotten_verdicts, oldest)
         for key in surplus:
             event = self._events.pop(key, None)
             if event is not None:
@@ -375,6 +362,10 @@ class ChangeLog:
 def _concerns(change: Change, campaign_id: int, partition: int | None) -> bool:
     if isinstance(change, Mark):
         return change.partition == partition
-    if isinstance(change, Campaign):
-        return change.row.campaign_id == campaign_id
-    return change.campaign_id == campaign_id
+    return _campaign_of(change) == campaign_id
+
+
+def _campaign_of(change: Campaign | Deleted | Verdict) -> int:
+    if isinstance(change, Verdict):
+        return change.campaign
+    return change.row.campaign_id if isinstance(change, Campaign) else change.campaign_id

@@ -1,0 +1,283 @@
+"""Who may ask, and how much: everything that is decided before a call is looked at.
+
+In this order: a request id; the Host (DNS rebinding); the Origin (cross-site requests, CORS); the size of the body; the
+token or the dashboard's cookie. And on the way back the headers that tell browsers what our pages may do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream.web import login_page
+from stream.web.problems import Problem, send_problem
+
+MAX_BODY: Final = 64 * 1024
+COOKIE: Final = "sentstream"
+COOKIE_SECONDS: Final = 30 * 24 * 3600
+HEALTH: Final = frozenset({"/livez", "/readyz"})
+LOGIN: Final = "/api/login"
+UNCHANGING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*\Z")
+
+#: for our own page: scripts, styles and calls from here only, nothing inline, no frames
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with no-referrer a form would be sent with `Origin: null`
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What `Guard` goes by. An empty ``token``: nobody needs one. ``hosts`` and ``origins`` beside our own."""
+
+    token: str = ""
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a request may be addressed to ``host`` (a Host header): loopback, or allowed by name."""
+        name = host_name(host)
+        return name is not None and (is_loopback(name) or name in self.hosts or host.lower() in self.hosts)
+
+    def knows_origin(self, origin: str, host: str) -> bool:
+        """Whether a page of ``origin`` may call: our own address, or allowed."""
+        if origin.lower() in self.origins:
+            return True
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc.lower() == host.lower()
+
+    def fits(self, token: str) -> bool:
+        """Whether ``token`` is the token, in time that does not depend on how much of it is right."""
+        return hmac.compare_digest(_digest(token), _digest(self.token))
+
+    def cookie(self, now: float) -> str:
+        """A cookie for who has shown the token: an expiry and its seal. The token can't be got from it."""
+        expiry = str(int(now) + COOKIE_SECONDS)
+        return f"{expiry}.{self._seal(expiry)}"
+
+    def accepts_cookie(self, cookie: str, now: float) -> bool:
+        expiry, _, seal = cookie.partition(".")
+        right = hmac.compare_digest(seal.encode("utf-8", "replace"), self._seal(expiry).encode())
+        return right and expiry.isascii() and expiry.isdigit() and len(expiry) < 12 and now < int(expiry)
+
+    def _seal(self, expiry: str) -> str:
+        return hmac.new(self.token.encode(), b"sentstream cookie 1 " + expiry.encode(), hashlib.sha256).hexdigest()
+
+
+def host_name(host: str) -> str | None:
+    """The name in a Host header, in lower case, without port and brackets; None where it is malformed."""
+    if re.search(r"[\s@/\\?#]", host):
+        return None
+    try:
+        parts = urlsplit(f"//{host}")
+        parts.port  # noqa: B018 - raises where the port is no number
+    except ValueError:
+        return None
+    return parts.hostname.rstrip(".").lower() if parts.hostname else None
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(word: str) -> bytes:
+    return hashlib.sha256(word.encode("utf-8", "surrogateescape")).digest()
+
+
+class Guard:
+    """The ASGI application that stands before the application."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope = dict(scope) | {"sentstream.request_id": request_id, "sentstream.rules": self._rules}
+        scope["sentstream.prefix"] = _prefix(headers)
+        send = self._stamped(send, headers, request_id, scope["path"])
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await self._refuse(scope, headers, refusal, send)
+            return
+        if scope["method"] == "OPTIONS" and "origin" in headers:
+            await send({"type": "http.response.start", "status": 204, "headers": _preflight()})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope["method"] = "GET"  # the server leaves the body out
+        body = _Body(receive)
+        try:
+            await self._app(scope, body.receive, send)
+        except _TooLargeError:
+            await self._refuse(scope, headers, _too_large(), send)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
+        path, method = scope["path"], scope["method"]
+        if path in HEALTH:
+            return None
+        host = headers.get("host", "")
+        if len(headers.getlist("host")) != 1 or not self._rules.knows_host(host):
+            return _Refusal(
+                421,
+                f"This server does not answer for the host {host[:100]!r}. "
+                "Add its name to SENTSTREAM_HTTP_ALLOWED_HOSTS, or ask for a loopback address.",
+            )
+        if (foreign := self._foreign(path, method, host, headers)) is not None:
+            return foreign
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length[:12]) > MAX_BODY:
+            return _too_large()
+        if path == LOGIN or (method == "OPTIONS" and "origin" in headers) or self._is_known(headers):
+            return None
+        return _Refusal(
+            401,
+            "This call needs the token: send `Authorization: Bearer <token>`, or log in on the dashboard.",
+            {"www-authenticate": 'Bearer realm="sentstream"'},
+        )
+
+    def _foreign(self, path: str, method: str, host: str, headers: Headers) -> _Refusal | None:
+        origin = headers.get("origin")
+        if origin is None and (method in UNCHANGING or headers.get("sec-fetch-site") not in ("cross-site", "same-site")):
+            return None
+        if origin is not None and (self._rules.knows_origin(origin, host) or not path.startswith("/api/")):
+            return None
+        return _Refusal(
+            403,
+            f"Requests from pages of {str(origin)[:100]!r} are refused. "
+            "Add the origin to SENTSTREAM_HTTP_ALLOWED_ORIGINS if they are yours.",
+        )
+
+    def _is_known(self, headers: Headers) -> bool:
+        if not self._rules.token:
+            return True
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._rules.fits(token.strip())
+        cookie = _cookie(headers)
+        return cookie is not None and self._rules.accepts_cookie(cookie, time.time())
+
+    async def _refuse(self, scope: Scope, headers: Headers, refusal: _Refusal, send: Send) -> None:
+        path, request_id = scope["path"], scope["sentstream.request_id"]
+        if refusal.status == 401 and path == "/" and "text/html" in headers.get("accept", ""):
+            await login_page.send_page(send, failed=False)
+            return
+        await send_problem(send, refusal.status, refusal.detail, path, request_id, refusal.headers)
+
+    def _stamped(self, send: Send, headers: Headers, request_id: str, path: str) -> Send:
+        """``send`` with our headers on every answer."""
+        origin = headers.get("origin")
+        allowed = origin if origin is not None and origin.lower() in self._rules.origins else None
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                ours = {"x-request-id": request_id, "content-security-policy": PAGE_POLICY, **_HEADERS}
+                ours["cross-origin-resource-policy"] = "cross-origin" if allowed else "same-origin"
+                if path not in HEALTH:
+                    ours["vary"] = "Origin, Cookie, Authorization"
+                if not path.startswith("/static/"):
+                    ours["cache-control"] = "no-cache, private"
+                if allowed is not None:
+                    ours["access-control-allow-origin"] = allowed
+                    ours["access-control-allow-credentials"] = "true"
+                    ours["access-control-expose-headers"] = "ETag, Location, Retry-After, X-Request-Id"
+                extra = [(n.encode(), v.encode("latin-1")) for n, v in ours.items() if n.encode() not in there]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        return stamped
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    status: int
+    detail: str
+    headers: Mapping[str, str] | None = None
+
+
+class _TooLargeError(Problem):
+    """More body than announced or allowed."""
+
+    def __init__(self) -> None:
+        super().__init__(413, _too_large().detail, {"connection": "close"})
+
+
+class _Body:
+    """The request's body, counted while it is read: a chunked one announces no length."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._read += len(message.get("body", b""))
+            if self._read > MAX_BODY:
+                raise _TooLargeError
+        return message
+
+
+def _too_large() -> _Refusal:
+    return _Refusal(413, f"The body is larger than {MAX_BODY} bytes.", {"connection": "close"})
+
+
+def _request_id(headers: Headers) -> str:
+    asked = headers.get("x-request-id", "")
+    return asked if _REQUEST_ID.match(asked) else secrets.token_hex(8)
+
+
+def _prefix(headers: Headers) -> str:
+    """The path under which a proxy shows us, from X-Forwarded-Prefix; only ever reflected to who sent it."""
+    prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+    return prefix if len(prefix) < 200 and _PREFIX.match(prefix) else ""
+
+
+def _cookie(headers: Headers) -> str | None:
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        jar.load(headers.get("cookie", ""))
+    except CookieError:
+        return None
+    return jar[COOKIE].value if COOKIE in jar else None
+
+
+def _preflight() -> list[tuple[bytes, bytes]]:
+    return [
+        (b"access-control-allow-methods", b"GET, HEAD, POST"),
+        (b"access-control-allow-headers", b"Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id"),
+        (b"access-control-max-age", b"600"),
+    ]

@@ -1,0 +1,102 @@
+"""Errors as application/problem+json (RFC 9457), each with the id of its request.
+
+A problem says what is wrong and what to do; it never carries a traceback, an address of the database or a secret. What
+went wrong inside is in the log, under the same request id.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Send
+
+from stream.core.errors import PreconditionError, SentstreamError, UnreachableError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(HTTPException):
+    """An answer that is an error: status, what is wrong, and the next step in the same text."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+
+
+def body_of(status: int, detail: str, path: str, request_id: str, errors: list[dict[str, str]] | None = None) -> bytes:
+    """The JSON of a problem."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": path,
+        "request_id": request_id,
+    }
+    if errors:
+        content["errors"] = errors
+    return orjson.dumps(content)
+
+
+async def send_problem(
+    send: Send, status: int, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Answer an ASGI request with a problem, from outside FastAPI."""
+    body = body_of(status, detail, path, request_id)
+    lines = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    lines.extend((name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items())
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem."""
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return _response(request, error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        errors = [
+            {"where": ".".join(str(part) for part in item["loc"]), "what": str(item["msg"])} for item in error.errors()
+        ]
+        what = "; ".join(f"{item['where']}: {item['what']}" for item in errors[:3])
+        return _response(request, 422, f"The request is not valid. {what}", None, errors)
+
+    @app.exception_handler(SentstreamError)
+    async def _ours(request: Request, error: SentstreamError) -> Response:
+        unavailable = isinstance(error, (UnreachableError, PreconditionError))
+        log.warning("request %s failed: %s", _id_of(request), error)
+        what = "The database can't be reached." if isinstance(error, UnreachableError) else error.what
+        headers = {"Retry-After": "5"} if unavailable else None
+        return _response(request, 503 if unavailable else 500, f"{what} The log has more.", headers)
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> Response:
+        log.error("request %s failed", _id_of(request), exc_info=error)
+        return _response(request, 500, "Something failed inside. The log has the reason under this request id.")
+
+
+def _response(
+    request: Request,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: list[dict[str, str]] | None = None,
+) -> Response:
+    body = body_of(status, detail, request.url.path, _id_of(request), errors)
+    return Response(body, status, headers, MEDIA_TYPE)
+
+
+def _id_of(request: Request) -> str:
+    return str(request.scope.get("sentstream.request_id", "-"))
