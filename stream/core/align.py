@@ -1,0 +1,177 @@
+"""Aligning a recount with the stream: exact while mail is flowing.
+
+A recount is a row that reaches the reader in WAL order, with the snapshot it counted by. What the stream should show at
+that point: the counts, plus the moves of every transaction delivered before it that the snapshot could not see.
+Comparing by LSN alone is not exact: a commit record can be in the WAL, and delivered, before the transaction is visible.
+
+The reader therefore remembers moves by transaction. It forgets those that a snapshot H sees, H being older than any
+recount may last. A recount is conclusive only if nothing it needs was forgotten: its snapshot sees all that H sees, and
+its xmin lies above X, a transaction id drawn after the slot was taken (what committed before that was never delivered
+here, and may still have been invisible). See DESIGN 4.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    Recount,
+    RecountRow,
+    Transaction,
+    Truncate,
+)
+from .status import MOVED, NEW, REMOVED
+
+_CYCLE = 1 << 32
+_NOTHING = Counted((0, 0, 0, 0, 0), 0)
+
+
+class Snapshot(NamedTuple):
+    """Which transactions are visible. 64-bit xids; ``xip``: those in progress between ``xmin`` and ``xmax``."""
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """``pg_current_snapshot()`` as text: ``xmin:xmax:xip,xip``. ValueError where it is none."""
+        xmin, xmax, xip = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(x) for x in xip.split(",") if x))
+
+    def sees(self, xid: int) -> bool:
+        return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
+
+    def sees_all_of(self, older: Snapshot) -> bool:
+        """Whether everything that ``older`` sees is visible here as well."""
+        if any(older.sees(xid) for xid in self.xip):
+            return False
+        if self.xmax >= older.xmax:
+            return True
+        hidden = sum(1 for xid in older.xip if xid >= self.xmax)
+        return hidden == older.xmax - self.xmax
+
+
+def widen(xid: int, near: int) -> int:
+    """A 32-bit xid as the 64-bit one nearest to ``near``, a 64-bit xid of about the same time.
+
+    Transaction ids wrap around every 2**32; those in use at one time span less than half of that.
+    """
+    wide = (near & ~(_CYCLE - 1)) | xid
+    if wide > near + _CYCLE // 2:
+        return wide - _CYCLE
+    if wide < near - _CYCLE // 2:
+        return wide + _CYCLE
+    return wide
+
+
+class Alignment:
+    """The reader's memory of recent transactions. One for each time the slot is taken.
+
+    ``drawn``: X, a 64-bit transaction id drawn after that; ``seen``: H, at first the snapshot at start, so that a
+    backlog costs no memory. ``most``: entries remembered at most; beyond that the oldest are forgotten, and recounts
+    that would have needed them are inconclusive.
+    """
+
+    def __init__(self, drawn: int, seen: Snapshot, most: int = 400_000) -> None:
+        self._x = drawn
+        self._h = seen
+        self._near = seen.xmax
+        self._most = most
+        self._size = 0
+        self._recent: deque[tuple[int, tuple[Entry, ...]]] = deque()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def follow(self, transactions: Iterable[Transaction]) -> list[Transaction]:
+        """Remember transactions as they pass, in WAL order; each recount row among them leaves as a recount."""
+        out: list[Transaction] = []
+        xmin, xmax, xip, near = self._h.xmin, self._h.xmax, self._h.xip, self._near
+        recent, half = self._recent, _CYCLE // 2
+        high = near & ~(_CYCLE - 1)
+        for transaction in transactions:
+            xid = high | transaction[3]
+            if not near - half <= xid <= near + half:
+                xid = widen(transaction[3], near)
+            entries = transaction[4]
+            if any(type(entry) is RecountRow for entry in entries):
+                transaction = self._aligned(transaction)
+            elif xid >= xmin and (xid >= xmax or xid in xip):
+                recent.append((xid, entries))
+                self._size += len(entries)
+            out.append(transaction)
+        while self._size > self._most:
+            xid, entries = recent.popleft()
+            self._size -= len(entries)
+            self._x = max(self._x, xid)
+        return out
+
+    def forget(self, seen: Snapshot) -> None:
+        """H becomes ``seen``: a snapshot older than any recount that may still arrive."""
+        if not seen.sees_all_of(self._h):
+            return
+        self._h = seen
+        self._near = max(self._near, seen.xmax)
+        self._recent = deque((xid, entries) for xid, entries in self._recent if not seen.sees(xid))
+        self._size = sum(len(entries) for _, entries in self._recent)
+
+    def _aligned(self, transaction: Transaction) -> Transaction:
+        entries = tuple(self.align(e) if isinstance(e, RecountRow) else e for e in transaction.entries)
+        return transaction._replace(entries=entries)
+
+    def align(self, row: RecountRow) -> Recount:
+        """What every campaign should show at the place of ``row`` in the WAL, or why that can't be told."""
+        snapshot = Snapshot.parse(row.snapshot)
+        self._near = max(self._near, snapshot.xmax)
+        reason = self._inconclusive(snapshot)
+        if reason is not None:
+            return Recount(row.run_id, row.trigger, row.started_at, row.lsn, {}, row.rebase, reason)
+        expected = dict(row.counts)
+        for xid, entries in self._recent:
+            if not snapshot.sees(xid):
+                _replay(expected, entries)
+        return Recount(row.run_id, row.trigger, row.started_at, row.lsn, expected, row.rebase)
+
+    def _inconclusive(self, snapshot: Snapshot) -> str | None:
+        if snapshot.xmin <= self._x:
+            return (
+                f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older than what the "
+                f"reader remembers (from transaction {self._x + 1} on)"
+            )
+        if not snapshot.sees_all_of(self._h):
+            return (
+                f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older than what the reader still remembers "
+                f"(from {self._h.xmin}:{self._h.xmax} on)"
+            )
+        return None
+
+
+def _replay(expected: dict[int, Counted], entries: tuple[Entry, ...]) -> None:
+    """Apply a transaction that the snapshot could not see to its counts."""
+    for entry in entries:
+        if isinstance(entry, Move):
+            before = expected.get(entry.campaign, _NOTHING)
+            counts = list(before.counts)
+            if entry.source < NEW:
+                counts[entry.source] -= entry.n
+            if entry.target not in (NEW, REMOVED, MOVED):
+                counts[entry.target] += entry.n
+            expected[entry.campaign] = Counted((counts[0], counts[1], counts[2], counts[3], counts[4]), before.shown)
+        elif isinstance(entry, Truncate):
+            if entry.table == "campaigns":
+                expected.clear()
+            for campaign, counted in list(expected.items()):
+                expected[campaign] = Counted((0, 0, 0, 0, 0), counted.shown)
+        elif isinstance(entry, CampaignDeleted):
+            expected.pop(entry.campaign, None)
+        elif isinstance(entry, CampaignChanged):
+            before = expected.get(entry.campaign, _NOTHING)
+            expected[entry.campaign] = Counted(before.counts, entry.sent)

@@ -1,0 +1,490 @@
+"""Folding the WAL: blocks of pgoutput messages in, transactions as a few entries out.
+
+This is the hot path. A mailer writes mostly one statement, an UPDATE of one row's status, and with the identity index
+its message is two short tuples: the id, then a tail (campaign and status) that is one of a few hundred byte strings.
+So the tails are sliced, not decoded; a pair of tails is looked up, and decoded only when first seen. Inside a
+transaction a dict counts pairs, which keeps memory flat in a transaction of a million rows; at Commit it becomes moves.
+
+Order inside a transaction (a position depends on it, so a change of it is a new ``FOLD_VERSION``): deleted campaigns,
+changed campaigns, then moves with the barriers between them. See DESIGN 1.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from . import pgoutput
+from .entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    RecountRow,
+    Transaction,
+    Truncate,
+)
+from .errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
+from .pgoutput import UNCHANGED, Relation
+from .status import MOVED, NEW, REMOVED, STATUS_BY_NAME
+
+#: written to ``watermarks``; a release that folds differently counts it up, and so begins an epoch
+FOLD_VERSION: Final = 1
+
+_B, _C, _I, _U, _D, _T, _R, _Y, _O, _M = (ord(c) for c in "BCIUDTRYOM")
+_K, _N, _OLD = ord("K"), ord("N"), ord("O")
+_COLUMNS_3 = b"\0\x03"
+#: pairs of tails kept decoded, some 400 bytes each
+_REMEMBERED: Final = 50_000
+
+#: (campaign, status)
+Side = tuple[int, int]
+#: a side as the log has it (campaign and status columns, with their headers), or decoded; None: there is none
+Tail: TypeAlias = bytes | Side | None
+#: (campaign, source, target), once or twice, or not at all where both sides are equal
+Steps = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables that are read: where the mailer's live, and our own schema."""
+
+    mailer_schema: str = "public"
+    own_schema: str = "sentstream"
+
+    def role(self, relation: Relation) -> str | None:
+        if relation.schema == self.mailer_schema and relation.name in ("email_queue", "campaigns"):
+            return "queue" if relation.name == "email_queue" else "campaigns"
+        if relation.schema == self.own_schema and relation.name in ("watermarks", "recounts"):
+            return relation.name
+        return None
+
+
+class _Shape(NamedTuple):
+    """The queue's tuples when they are (id, campaign, status) in binary: the twelve bytes behind the tag of a message
+    that begins with an old or with a new tuple, the eight between an old tail and the new id; where the first tail
+    begins in a message; the size of an id."""
+
+    with_old: bytes
+    with_new: bytes
+    between: bytes
+    tail_at: int
+    id_size: int
+
+
+_NO_SHAPE: Final = _Shape(b"none", b"none", b"none", 0, 0)
+
+
+@dataclass(slots=True)
+class _Open:
+    """The transaction that is being read."""
+
+    lsn: int
+    time: int
+    xid: int
+    pairs: dict[tuple[Tail, Tail], int] = field(default_factory=dict)
+    ordered: list[Entry] = field(default_factory=list)
+    changed: dict[int, CampaignChanged] = field(default_factory=dict)
+    deleted: dict[int, None] = field(default_factory=dict)
+    dead: set[int] = field(default_factory=set)
+    ours: bool = False
+    emptied: bool = False
+
+
+class Fold:
+    """Turns blocks of messages into transactions. One for each connection: relations are told anew on each.
+
+    ``end`` and ``time`` are those of the last Commit; ``open`` says whether a transaction is half read.
+    """
+
+    def __init__(self, tables: Tables = Tables()) -> None:
+        self._tables = tables
+        self._relations: dict[int, tuple[Relation, str | None]] = {}
+        self._steps: dict[tuple[Tail, Tail], Steps] = {}
+        self._single: dict[tuple[Tail, Tail], tuple[Entry, ...]] = {}
+        self._moves: dict[tuple[int, int, int], Move] = {}
+        self._open: _Open | None = None
+        self._shape = _NO_SHAPE
+        self.end = 0
+        self.time = 0
+
+    @property
+    def open(self) -> bool:
+        return self._open is not None
+
+    def block(self, data: bytes) -> list[Transaction]:
+        """Fold whole messages, one after the other; the transactions that end in this block and moved something.
+
+        Raises :exc:`ProtocolError` for what is no message of protocol version 1, :exc:`UncountableError` for a status
+        outside the five, :exc:`PreconditionError` for a table that can't be counted from its log. Nothing of
+        the transaction concerned is emitted then, so its LSN is not confirmed.
+        """
+        try:
+            return self._block(data)
+        except SentstreamError:
+            raise
+        except (struct.error, IndexError, KeyError, ValueError, TypeError) as error:
+            at = f" in the transaction that commits at {self._open.lsn:X}" if self._open else ""
+            raise ProtocolError(
+                f"a replication message{at} can't be decoded ({type(error).__name__}: {error}).",
+                "Nothing from there on was counted or confirmed. Run `sentstream doctor`, and report what it says.",
+            ) from error
+
+    def _block(self, data: bytes) -> list[Transaction]:  # noqa: C901 - one loop, unrolled: the hot path
+        out: list[Transaction] = []
+        pos, size = 0, len(data)
+        begin, commit = pgoutput.BEGIN.unpack_from, pgoutput.COMMIT.unpack_from
+        single, epoch_2000 = self._single, pgoutput.EPOCH_2000
+        current = self._open
+        pairs: dict[tuple[Tail, Tail], int] = current.pairs if current else {}
+        with_old, with_new, between, tail_at, id_size = self._shape
+        length_at = tail_at + 13  # low byte of the status's length, behind the campaign's nine bytes
+        while pos < size:
+            tag = data[pos]
+            key: tuple[Tail, Tail]
+            if tag == _U and current is not None:
+                head = data[pos + 1 : pos + 13]
+                if head == with_old:
+                    middle = pos + length_at + 1 + data[pos + length_at]
+                    if data[middle : middle + 8] == between:
+                        tail = middle + 8 + id_size
+                        end = tail + 14 + data[tail + 13]
+                        key = (data[pos + tail_at : middle], data[tail:end])
+                        pairs[key] = pairs.get(key, 0) + 1
+                        pos = end
+                        continue
+                elif head == with_new:  # no column of the identity changed, so nothing moved
+                    pos += length_at + 1 + data[pos + length_at]
+                    continue
+            elif tag in (_I, _D) and current is not None:
+                head = data[pos + 1 : pos + 13]
+                if head == (with_new if tag == _I else with_old):
+                    end = pos + length_at + 1 + data[pos + length_at]
+                    key = (None, data[pos + tail_at : end]) if tag == _I else (data[pos + tail_at : end], None)
+                    pairs[key] = pairs.get(key, 0) + 1
+                    pos = end
+                    continue
+            if tag == _B:
+                if current is not None:
+                    raise ProtocolError("a Begin message inside a transaction.")
+                lsn, time, xid = begin(data, pos + 1)
+                pairs = {}
+                self._open = current = _Open(lsn, time + epoch_2000, xid, pairs)
+                pos += 21
+            elif tag == _C:
+                if current is None:
+                    raise ProtocolError("a Commit message outside a transaction.")
+                _, lsn, end, _ = commit(data, pos + 1)
+                if lsn != current.lsn:
+                    raise ProtocolError(f"Commit at {lsn:X} closes a transaction that began as {current.lsn:X}.")
+                entries: tuple[Entry, ...] | None = None
+                if len(pairs) == 1 and not (current.ordered or current.changed or current.deleted):
+                    for key, n in pairs.items():
+                        if n == 1:
+                            entries = single.get(key)
+                if entries is None:
+                    entries = self._close(current)
+                if entries:
+                    out.append(Transaction(lsn, end, current.time, current.xid, entries))
+                self.end, self.time = end, current.time
+                self._open = current = None
+                pos += 26
+            else:
+                pos = self._rare(tag, data, pos, current)
+                if tag == _R:
+                    with_old, with_new, between, tail_at, id_size = self._shape
+                    length_at = tail_at + 13
+        if pos != size:
+            raise ProtocolError(f"the last message of a block runs {pos - size} bytes over its end.")
+        return out
+
+    # ---- messages off the hot path ------------------------------------------------------------------------------
+
+    def _rare(self, tag: int, data: bytes, pos: int, current: _Open | None) -> int:
+        if tag in (_I, _U, _D):
+            if current is None:
+                raise ProtocolError("a row change outside a transaction.")
+            return self._row(tag, data, pos + 1, current)
+        if tag == _R:
+            relation, pos = pgoutput.read_relation(data, pos + 1)
+            self._learn(relation)
+            return pos
+        if tag == _T:
+            if current is None:
+                raise ProtocolError("a Truncate message outside a transaction.")
+            return self._truncate(data, pos + 1, current)
+        if tag == _Y:
+            return pgoutput.skip_type(data, pos + 1)
+        if tag == _O:
+            return pgoutput.skip_origin(data, pos + 1)
+        if tag == _M:
+            return pgoutput.skip_message(data, pos + 1)
+        raise ProtocolError(
+            f"unknown replication message {chr(tag)!r} ({tag:#x}).",
+            "This reader speaks pgoutput's protocol version 1; is the slot's plugin pgoutput?",
+        )
+
+    def _row(self, tag: int, data: bytes, pos: int, current: _Open) -> int:
+        (oid,) = pgoutput.U32.unpack_from(data, pos)
+        relation, role = self._relations[oid]
+        pos += 4
+        old: list[tuple[int, bytes]] | None = None
+        new: list[tuple[int, bytes]] | None = None
+        kind = data[pos]
+        if kind in (_K, _OLD):
+            old, pos = pgoutput.read_tuple(data, pos + 1)
+            kind = data[pos] if tag == _U else 0
+        if tag != _D:
+            if kind != _N:
+                raise ProtocolError(f"a row change of {relation.name} without a new tuple.")
+            new, pos = pgoutput.read_tuple(data, pos + 1)
+        elif old is None:
+            raise ProtocolError(f"a DELETE of {relation.name} without an old tuple.")
+        if role == "queue":
+            if tag == _U and old is None:
+                if relation.identity == "f":
+                    raise ProtocolError("an UPDATE under replica identity FULL came without the old row.")
+                return pos  # no column of the identity changed, so nothing moved
+            self._queue_row(relation, old, new, current)
+        elif role == "campaigns":
+            self._campaign_row(relation, old, new, tag, current)
+        elif role == "watermarks":
+            current.ours = True
+        elif role == "recounts" and tag == _I:
+            self._flush_pairs(current)
+            current.ordered.append(_recount_row(pgoutput.record(relation, new or [])))
+        return pos
+
+    def _queue_row(
+        self,
+        relation: Relation,
+        old: list[tuple[int, bytes]] | None,
+        new: list[tuple[int, bytes]] | None,
+        current: _Open,
+    ) -> None:
+        key: tuple[Tail, Tail] = (
+            _side(relation, old) if old is not None else None,
+            _side(relation, new) if new is not None else None,
+        )
+        current.pairs[key] = current.pairs.get(key, 0) + 1
+
+    def _campaign_row(
+        self,
+        relation: Relation,
+        old: list[tuple[int, bytes]] | None,
+        new: list[tuple[int, bytes]] | None,
+        tag: int,
+        current: _Open,
+    ) -> None:
+        if new is None:
+            campaign = pgoutput.record(relation, old or [])["id"]
+            self._drop_campaign(campaign, current)
+            return
+        row = pgoutput.record(relation, new)
+        campaign = row["id"]
+        if tag == _I:
+            current.dead.discard(campaign)
+        name = row["name"]
+        if name is UNCHANGED:
+            before = current.changed.get(campaign)
+            name = before.name if before else None
+        changed = CampaignChanged(campaign, name, str(row["status"]), row["to_send"] or 0, row["sent"] or 0)
+        current.changed[campaign] = changed
+        if old is not None:  # the key itself changed: the old id is gone (its rows follow by ON UPDATE CASCADE)
+            before_id = pgoutput.record(relation, old)["id"]
+            if before_id != campaign:
+                current.changed.pop(before_id, None)
+
+    def _drop_campaign(self, campaign: int, current: _Open) -> None:
+        """The campaign goes, and with it all its moves of this transaction: those before, and the cascade behind."""
+        self._flush_pairs(current)
+        current.ordered = [e for e in current.ordered if not (isinstance(e, Move) and e.campaign == campaign)]
+        current.changed.pop(campaign, None)
+        current.deleted[campaign] = None
+        current.dead.add(campaign)
+
+    def _truncate(self, data: bytes, pos: int, current: _Open) -> int:
+        (count,) = pgoutput.U32.unpack_from(data, pos)
+        roles = set()
+        for number in range(count):
+            (oid,) = pgoutput.U32.unpack_from(data, pos + 5 + 4 * number)
+            roles.add(self._relations[oid][1])
+        if "campaigns" in roles:
+            current.pairs.clear()
+            current.ordered[:] = [e for e in current.ordered if isinstance(e, RecountRow)]
+            current.changed.clear()
+            current.deleted.clear()
+            current.dead.clear()
+            current.emptied = True
+        elif "queue" in roles:
+            self._flush_pairs(current)
+            current.ordered.append(Truncate("queue"))
+        return pos + 5 + 4 * int(count)
+
+    # ---- a transaction's end ------------------------------------------------------------------------------------
+
+    def _close(self, current: _Open) -> tuple[Entry, ...]:
+        alone = len(current.pairs) == 1 and not current.ordered
+        key, n = next(iter(current.pairs.items())) if alone else ((None, None), 0)
+        self._flush_pairs(current)
+        entries: list[Entry] = [Truncate("campaigns")] if current.emptied else []
+        entries += [CampaignDeleted(campaign) for campaign in current.deleted]
+        if not current.ours:
+            entries += current.changed.values()
+        entries += current.ordered
+        closed = tuple(entries)
+        if alone and n == 1 and not (current.deleted or current.changed or current.emptied):
+            if len(self._single) > _REMEMBERED:
+                self._single.clear()
+            self._single[key] = closed
+        return closed
+
+    def _flush_pairs(self, current: _Open) -> None:
+        """The pairs counted so far become moves, equal ones merged in order of first appearance."""
+        pairs = current.pairs
+        if not pairs:
+            return
+        merged: dict[tuple[int, int, int], int] = {}
+        for key, n in pairs.items():
+            steps = self._steps.get(key)
+            for step in self._decode(key) if steps is None else steps:
+                if step[0] not in current.dead:
+                    merged[step] = merged.get(step, 0) + n
+        pairs.clear()
+        for step, n in merged.items():
+            if n != 1:
+                current.ordered.append(Move(*step, n))
+                continue
+            move = self._moves.get(step)
+            if move is None:
+                move = self._moves[step] = Move(*step, 1)
+            current.ordered.append(move)
+
+    def _decode(self, key: tuple[Tail, Tail]) -> Steps:
+        old, new = (self._tail(tail) if isinstance(tail, bytes) else tail for tail in key)
+        steps: Steps
+        if old == new:
+            steps = ()
+        elif old is None:
+            assert new is not None
+            steps = ((new[0], NEW, new[1]),)
+        elif new is None:
+            steps = ((old[0], old[1], REMOVED),)
+        elif old[0] == new[0]:
+            steps = ((old[0], old[1], new[1]),)
+        else:
+            steps = ((old[0], old[1], MOVED), (new[0], NEW, new[1]))
+        if len(self._steps) > _REMEMBERED:
+            self._steps.clear()
+            self._moves.clear()
+        self._steps[key] = steps
+        return steps
+
+    # ---- relations ----------------------------------------------------------------------------------------------
+
+    def _learn(self, relation: Relation) -> None:
+        role = self._tables.role(relation)
+        self._relations[relation.oid] = (relation, role)
+        if role == "queue":
+            _check_queue(relation)
+            self._learn_tails(relation)
+        elif role == "campaigns":
+            _check_columns(relation, ("id", "name", "status", "to_send", "sent"))
+        elif role == "recounts":
+            _check_columns(relation, ("run_id", "snapshot", "counts"))
+
+    def _learn_tails(self, relation: Relation) -> None:
+        """Prepare the slices of the hot path, where the tuples have the shape for it."""
+        self._steps.clear()
+        self._single.clear()
+        self._shape = _NO_SHAPE
+        names = [column.name for column in relation.columns]
+        types = {column.name: column.type_oid for column in relation.columns}
+        sizes = {20: 8, 23: 4}
+        if relation.identity != "i" or names != ["id", "campaign_id", "status"]:
+            return
+        if types["id"] not in sizes or types["campaign_id"] != 23 or types["status"] not in (1043, 25):
+            return
+        size = sizes[types["id"]]
+        oid = pgoutput.U32.pack(relation.oid)
+        head = _COLUMNS_3 + b"b" + pgoutput.U32.pack(size)
+        self._shape = _Shape(oid + b"K" + head, oid + b"N" + head, b"N" + head, 13 + size, size)
+
+    def _tail(self, tail: bytes) -> Side:
+        """Decode a tail: campaign (int4, binary) and status (text); every byte is checked, once."""
+        size = pgoutput.U32.unpack_from(tail, 10)[0]
+        if tail[:5] != b"b\0\0\0\x04" or tail[9] not in b"bt" or size != len(tail) - 14:
+            raise ProtocolError(f"the columns campaign_id and status of the queue arrived as {tail.hex()}.")
+        return pgoutput.I32.unpack_from(tail, 5)[0], _status(tail[14:].decode())
+
+
+def _status(text: Any) -> int:
+    number = STATUS_BY_NAME.get(text)
+    if number is None:
+        raise UncountableError(
+            f"a row of email_queue has status {text!r}, which is none of {', '.join(STATUS_BY_NAME)}.",
+            "Nothing from its transaction on is confirmed. Correct the row, then start again.",
+        )
+    return number
+
+
+def _side(relation: Relation, values: list[tuple[int, bytes]]) -> Side:
+    columns = relation.columns
+    campaign_at, status_at = relation.index("campaign_id"), relation.index("status")
+    assert campaign_at is not None
+    assert status_at is not None
+    if len(values) != len(columns):
+        raise ProtocolError(f"a tuple of email_queue has {len(values)} columns, its relation {len(columns)}.")
+    campaign = pgoutput.value(*values[campaign_at], columns[campaign_at].type_oid)
+    if not isinstance(campaign, int):
+        raise UncountableError(
+            f"a row of email_queue has campaign_id {campaign!r}.",
+            "It can't be counted for any campaign; correct the row.",
+        )
+    return campaign, _status(pgoutput.value(*values[status_at], columns[status_at].type_oid))
+
+
+def _check_columns(relation: Relation, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if relation.index(name) is None]
+    if missing:
+        raise PreconditionError(
+            f"the publication no longer carries {', '.join(missing)} of {relation.schema}.{relation.name}.",
+            "Counting stopped. Run `sentstream setup`, then start again.",
+        )
+
+
+def _check_queue(relation: Relation) -> None:
+    _check_columns(relation, ("campaign_id", "status"))
+    table = f"{relation.schema}.{relation.name}"
+    if relation.identity in "dn":
+        name = {"d": "DEFAULT", "n": "NOTHING"}[relation.identity]
+        raise PreconditionError(
+            f"the replica identity of {table} is {name}: its log does not say what a row's status was.",
+            "Counting stopped. Run `sentstream setup`, then start again.",
+        )
+    keys = {column.name for column in relation.columns if column.key}
+    if relation.identity == "i" and not {"campaign_id", "status"} <= keys:
+        raise PreconditionError(
+            f"the replica identity index of {table} does not contain campaign_id and status.",
+            "Counting stopped. Run `sentstream setup`, then start again.",
+        )
+
+
+def _recount_row(row: dict[str, Any]) -> RecountRow:
+    counts = row["counts"]
+    if not isinstance(counts, dict):
+        raise ProtocolError(f"recount {row['run_id']} carries no counts.")
+    rebase = row.get("rebase")
+    return RecountRow(
+        run_id=row["run_id"],
+        trigger=row.get("trigger") or "manual",
+        requested_by=row.get("requested_by") or "",
+        started_at=row.get("started_at") or 0,
+        lsn=row.get("lsn") or 0,
+        snapshot=row["snapshot"],
+        counts={int(k): Counted((v[0], v[1], v[2], v[3], v[4]), v[5]) for k, v in counts.items()},
+        rebase="all" if rebase == "all" else tuple(rebase) if rebase else None,
+        epoch=row.get("epoch") or 0,
+    )

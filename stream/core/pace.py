@@ -1,0 +1,81 @@
+"""When to do what: the decisions of a runtime's loop, as functions of time and of what is waiting.
+
+Times are seconds of one monotonic clock, passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+#: an idle database's position and time travel this often
+TICK: Final = 2.0
+#: a live batch is cut at least this often
+CUT: Final = 0.05
+#: far behind, a flush may wait this long: fewer of them, of more each
+BEHIND_FLUSH: Final = 1.0
+#: bytes of WAL unread beyond which the reader is far behind
+FAR_BEHIND: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits to be written: ``dirty``: more than a watermark; ``moved``: the position is not the written one;
+    ``due_at``: when a campaign that was locked or contested is to be tried again; ``behind``: bytes of WAL unread."""
+
+    dirty: bool
+    moved: bool
+    due_at: float | None = None
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlushPace:
+    """Decides flushes. ``interval``: FLUSH_INTERVAL; ``last``: when the last flush began."""
+
+    interval: float
+    last: float = float("-inf")
+
+    def due(self, now: float, waiting: Waiting) -> bool:
+        """Whether a flush is due: for changes by the interval, for a watermark alone by the tick."""
+        since = now - self.last
+        if waiting.dirty or (waiting.due_at is not None and waiting.due_at <= now):
+            return since >= (max(self.interval, BEHIND_FLUSH) if waiting.behind > FAR_BEHIND else self.interval)
+        return waiting.moved and since >= TICK
+
+    def wait(self, now: float, waiting: Waiting) -> float:
+        """Seconds until :meth:`due` may turn true without anything else happening."""
+        if self.due(now, waiting):
+            return 0.0
+        since = now - self.last
+        candidates = [TICK]
+        if waiting.dirty:
+            candidates.append((max(self.interval, BEHIND_FLUSH) if waiting.behind > FAR_BEHIND else self.interval) - since)
+        if waiting.due_at is not None:
+            candidates.append(max(waiting.due_at - now, self.interval - since))
+        if waiting.moved:
+            candidates.append(TICK - since)
+        return max(0.0, min(candidates))
+
+    def flushed(self, now: float) -> FlushPace:
+        return replace(self, last=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Growing pauses between attempts: ``first``, doubled up to ``most``; a success starts anew."""
+
+    first: float = 0.2
+    most: float = 15.0
+    failures: int = 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds before the next attempt; 0 after a success."""
+        return 0.0 if not self.failures else min(self.most, self.first * 2.0 ** min(self.failures - 1, 16))
+
+    def failed(self) -> Backoff:
+        return replace(self, failures=self.failures + 1)
+
+    def succeeded(self) -> Backoff:
+        return replace(self, failures=0)
