@@ -1,0 +1,118 @@
+"""What to say of something that follows something else: a consumer its topic, the slot the WAL, a flush the stream.
+
+As Burrow does, the verdict comes from a window of samples and not from one number: a high lag that shrinks is a
+catch-up, a small one that stands still is a dead consumer. Unlike Burrow, a moment without lag excuses nothing, and
+**nothing that stands still behind its goal is ever OK**: OK needs the follower to be at its goal, or the oldest
+thing that waits for it to be younger than what is allowed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Verdict(str, Enum):
+    """OK; WARN: behind, but moving; STALL: there, and standing still; STOP: nobody there; REWIND: moved back, or
+    ahead of a goal that was made anew; UNKNOWN: the window is too short to say."""
+
+    OK = "OK"
+    WARN = "WARN"
+    STALL = "STALL"
+    STOP = "STOP"
+    REWIND = "REWIND"
+    UNKNOWN = "UNKNOWN"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: from what needs nobody to what needs somebody first
+SEVERITY = (Verdict.OK, Verdict.UNKNOWN, Verdict.WARN, Verdict.REWIND, Verdict.STALL, Verdict.STOP)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look. ``at``: seconds of any clock that goes on; ``done``: how far the follower says it is (None: it
+    never said); ``goal``: how far it could be, in the same unit (offsets, bytes of WAL); ``seconds``: age of the
+    oldest thing that waits for it (0 where nothing waits, None where it can't be told); ``present``: whether
+    somebody is there (None: can't be told)."""
+
+    at: float
+    done: int | None
+    goal: int
+    seconds: float | None = None
+    present: bool | None = None
+
+    @property
+    def lag(self) -> int | None:
+        """What is left to do, None where the follower never said how far it is."""
+        return None if self.done is None else self.goal - self.done
+
+
+def judge(samples: Sequence[Sample], *, now: float, window: float, allowed: float) -> Verdict:
+    """The verdict over the samples of the last ``window`` seconds, oldest first; a lag of ``allowed`` seconds is no
+    reason to worry. Something has "stood still" when it did not move for half the window."""
+    seen = [sample for sample in samples if now - sample.at <= window]
+    if not seen:
+        return Verdict.UNKNOWN
+    last = seen[-1]
+    if _went_back(seen):
+        return Verdict.REWIND
+    still = last.at - _last_move(seen)
+    long_enough = still >= window / 2
+    if last.present is False:
+        return Verdict.STOP if long_enough else Verdict.UNKNOWN
+    if last.done is not None and last.done == last.goal:
+        return Verdict.OK
+    if last.seconds is not None and last.seconds <= allowed:
+        return Verdict.OK
+    if long_enough:
+        return Verdict.STOP if last.done is None else Verdict.STALL
+    if still < last.at - seen[0].at:
+        return Verdict.WARN
+    return Verdict.UNKNOWN
+
+
+def _went_back(seen: Sequence[Sample]) -> bool:
+    """Whether the newest sample is below an earlier one, or beyond its goal."""
+    last = seen[-1]
+    if last.done is None:
+        return any(sample.done is not None for sample in seen)
+    highest = max((sample.done for sample in seen if sample.done is not None), default=last.done)
+    return last.done < highest or last.done > last.goal
+
+
+def _last_move(seen: Sequence[Sample]) -> float:
+    """When the follower was last seen to get on; the first sample's time where it never was."""
+    moved = seen[0].at
+    for before, after in itertools.pairwise(seen):
+        if after.done is not None and (before.done is None or after.done > before.done):
+            moved = after.at
+    return moved
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that needs somebody first; UNKNOWN of nothing."""
+    return max(verdicts, key=SEVERITY.index, default=Verdict.UNKNOWN)
+
+
+@dataclass(slots=True)
+class Window:
+    """The samples of one follower over the last ``seconds``."""
+
+    seconds: float
+    samples: deque[Sample] = field(default_factory=deque)
+
+    def add(self, sample: Sample) -> None:
+        """One more look; what has left the window is forgotten."""
+        self.samples.append(sample)
+        while self.samples and sample.at - self.samples[0].at > self.seconds:
+            self.samples.popleft()
+
+    def verdict(self, *, now: float, allowed: float) -> Verdict:
+        """`judge` over what the window holds."""
+        return judge(list(self.samples), now=now, window=self.seconds, allowed=allowed)
