@@ -4,7 +4,8 @@
 Types are names of ``pg_type`` (``typname``, without length): a column may have any of those listed, since a migration
 of the mailer may widen an ``int`` or turn a ``varchar`` into ``text`` without anything going wrong for us.
 
-The outside facts come from the mailer's own schema (a listmonk fork); ``schema.sql`` beside this file makes such tables.
+The outside facts come from the mailer's own schema (a listmonk fork); ``schema.sql`` beside this file makes such
+tables.
 """
 
 from __future__ import annotations
