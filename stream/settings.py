@@ -283,10 +283,10 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
         *_: Any,
-        **__: Any,  # noqa: ARG003
+        **__: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what the caller gives: ``config.load`` reads environment and file, and remembers who said what."""
         return (init_settings,)
