@@ -10,12 +10,15 @@ serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Reversible
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from heapq import merge
 from threading import Lock
 from typing import Final, Protocol, TypeAlias
 
+from stream.core.flushing import Flush, ProgressRow
 from stream.core.position import Position
 from stream.core.verdict import Verdict
 
@@ -25,6 +28,7 @@ ROUND: Final = 0.25
 MARK_EVERY: Final = 1.0
 #: verdicts, and deleted campaigns, that a client can be told of later; who was away for longer gets a snapshot
 REMEMBERED: Final = 1000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,41 @@ class Flushed:
     deleted: tuple[int, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     whole: bool = False
+
+
+def of_flush(flush: Flush) -> Flushed:
+    """What a flush that committed tells the faces."""
+    return Flushed(
+        flush.epoch,
+        flush.partition,
+        flush.position,
+        _time(flush.as_of),
+        flush.based,
+        tuple(map(of_progress, flush.rows)),
+        flush.deleted,
+        flush.verdicts,
+    )
+
+
+def of_progress(row: ProgressRow) -> Row:
+    """A row of ``sentstream.progress`` as the faces know it."""
+    verified_at = _time(row.verified_at)
+    return Row(
+        row.campaign,
+        row.name,
+        row.status,
+        row.to_send,
+        row.counts,
+        row.removed,
+        row.sent,
+        verified_at,
+        row.verified_lsn,
+    )
+
+
+def _time(microseconds: int | None) -> datetime | None:
+    """Microseconds since 1970 as a time; the core counts so."""
+    return None if not microseconds else _EPOCH + timedelta(microseconds=microseconds)
 
 
 class Flushes(Protocol):
@@ -191,10 +230,10 @@ class ChangeLog:
         self._marks: dict[int, Mark] = {}
         self._marked_at: dict[int, float] = {}
         self._events: dict[_Key, Event] = {}
+        self._verdicts: deque[Event] = deque()
         self._due: dict[_Key, Change] = {}
+        self._due_verdicts: list[Verdict] = []
         self._round_at = float("-inf")
-        self._verdicts = 0
-        self._forgotten_verdicts = 0
         self._deleted: dict[int, None] = {}
         self._horizon = 0
         self.last = 0
@@ -227,9 +266,7 @@ class ChangeLog:
             here = {row.campaign_id for row in what.rows}
             gone = [n for n, it in self._campaigns.items() if it.partition == what.partition and n not in here]
         self.gone(gone)
-        for verdict in what.verdicts:
-            self._verdicts += 1
-            self._due["verdict", self._verdicts] = verdict
+        self._due_verdicts.extend(what.verdicts)
         stale = known.stale if known is not None else False
         mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
         if mark != known:
@@ -272,34 +309,33 @@ class ChangeLog:
 
     def wait(self, now: float) -> float | None:
         """Seconds until `publish` has something to do; None while nothing is due."""
-        if any(kind != "mark" for kind, _ in self._due):
+        if self._due_verdicts or any(kind != "mark" for kind, _ in self._due):
             return max(0.0, self._round_at + ROUND - now)
         waits = [self._marked_at.get(partition, float("-inf")) + MARK_EVERY - now for _, partition in self._due]
         return max(0.0, min(waits), self._round_at + ROUND - now) if waits else None
 
     def publish(self, now: float) -> Round | None:
         """Give what is due its numbers, at most once in `ROUND` seconds; None where there is nothing or it's early."""
-        if now < self._round_at + ROUND or not self._due:
+        if now < self._round_at + ROUND:
             return None
         due = [(key, change) for key, change in self._due.items() if self._ripe(key, now)]
-        if not due:
+        verdicts, self._due_verdicts = self._due_verdicts, []
+        if not due and not verdicts:
             return None
-        campaigns: set[int] = set()
-        partitions: set[int] = set()
         for key, change in due:
             del self._due[key]
-            self.last += 1
-            self._events.pop(key, None)
-            self._events[key] = Event(self.last, change, self._encode(self.last, change, self))
+            self._events.pop(key, None)  # so that it goes to the end
+            self._events[key] = self._event(change)
             if isinstance(change, Mark):
                 self._marked_at[change.partition] = now
-                partitions.add(change.partition)
-            else:
-                campaigns.add(_campaign_of(change))
-            if isinstance(change, Deleted):
+            elif isinstance(change, Deleted):
                 self._deleted[change.campaign_id] = None
+        self._verdicts.extend(self._event(verdict) for verdict in verdicts)
         self._forget()
         self._round_at = now
+        changed = [key for key, _ in due]
+        campaigns = {number for kind, number in changed if kind == "campaign"} | {it.campaign for it in verdicts}
+        partitions = {number for kind, number in changed if kind == "mark"}
         return Round(self.last, frozenset(campaigns), frozenset(partitions))
 
     def resumable(self, number: int) -> bool:
@@ -308,13 +344,16 @@ class ChangeLog:
 
     def since(self, number: int, campaign_id: int | None = None) -> list[Event]:
         """The events after ``number``, oldest first; of one campaign, its own and its partition's marks."""
-        events = list(self._newer(number))
-        events.reverse()
+        verdicts = _after(number, self._verdicts)
         if campaign_id is None:
-            return events
+            return list(merge(_after(number, self._events.values()), verdicts, key=_number))
         known = self._campaigns.get(campaign_id)
-        partition = known.partition if known is not None else None
-        return [event for event in events if _concerns(event.change, campaign_id, partition)]
+        keys: list[_Key] = [("campaign", campaign_id)]
+        if known is not None and known.partition is not None:
+            keys.append(("mark", known.partition))
+        own = [self._events[key] for key in keys if key in self._events]
+        own.extend(event for event in verdicts if _is_on(event.change, campaign_id))
+        return sorted((event for event in own if event.number > number), key=_number)
 
     # Inside
 
@@ -333,39 +372,38 @@ class ChangeLog:
         kind, partition = key
         return kind != "mark" or now >= self._marked_at.get(partition, float("-inf")) + MARK_EVERY
 
-    def _newer(self, number: int) -> Iterator[Event]:
-        for event in reversed(self._events.values()):
-            if event.number <= number:
-                return
-            yield event
+    def _event(self, change: Change) -> Event:
+        self.last += 1
+        return Event(self.last, change, self._encode(self.last, change, self))
 
     def _forget(self) -> None:
         """Keep the newest verdicts and deletions only; whoever missed a forgotten one gets a snapshot."""
-        surplus: list[_Key] = []
-        for number in list(self._deleted):
-            if number in self._campaigns:  # it exists again: its own event says so
-                del self._deleted[number]
+        for number in [number for number in self._deleted if number in self._campaigns]:
+            del self._deleted[number]  # it exists again, and its own event says so
+        forgotten: list[Event] = []
         while len(self._deleted) > REMEMBERED:
             number = next(iter(self._deleted))
             del self._deleted[number]
-            surplus.append(("campaign", number))
-        oldest = self._verdicts - REMEMBERED
-        if oldest > 0:
-            surplus.extend(("verdict", n) for n in range(self._forgotten_verdicts + 1, oldest + 1))
-            self._forgotten_verdicts = max(self._forgotten_verdicts, oldest)
-        for key in surplus:
-            event = self._events.pop(key, None)
-            if event is not None:
-                self._horizon = max(self._horizon, event.number)
+            forgotten.append(self._events.pop(("campaign", number)))
+        while len(self._verdicts) > REMEMBERED:
+            forgotten.append(self._verdicts.popleft())
+        self._horizon = max([self._horizon, *(event.number for event in forgotten)])
 
 
-def _concerns(change: Change, campaign_id: int, partition: int | None) -> bool:
-    if isinstance(change, Mark):
-        return change.partition == partition
-    return _campaign_of(change) == campaign_id
+def _number(event: Event) -> int:
+    return event.number
 
 
-def _campaign_of(change: Campaign | Deleted | Verdict) -> int:
-    if isinstance(change, Verdict):
-        return change.campaign
-    return change.row.campaign_id if isinstance(change, Campaign) else change.campaign_id
+def _after(number: int, events: Reversible[Event]) -> list[Event]:
+    """The tail of ``events`` (in order of number) that comes after ``number``."""
+    tail: list[Event] = []
+    for event in reversed(events):
+        if event.number <= number:
+            break
+        tail.append(event)
+    tail.reverse()
+    return tail
+
+
+def _is_on(change: Change, campaign_id: int) -> bool:
+    return isinstance(change, Verdict) and change.campaign == campaign_id

@@ -170,7 +170,9 @@ class Guard:
 
     def _foreign(self, path: str, method: str, host: str, headers: Headers) -> _Refusal | None:
         origin = headers.get("origin")
-        if origin is None and (method in UNCHANGING or headers.get("sec-fetch-site") not in ("cross-site", "same-site")):
+        if origin is None and (
+            method in UNCHANGING or headers.get("sec-fetch-site") not in ("cross-site", "same-site")
+        ):
             return None
         if origin is not None and (self._rules.knows_origin(origin, host) or not path.startswith("/api/")):
             return None
