@@ -83,7 +83,6 @@ def of_flush(flush: Flush) -> Flushed:
 
 def of_progress(row: ProgressRow) -> Row:
     """A row of ``sentstream.progress`` as the faces know it."""
-    verified_at = _time(row.verified_at)
     return Row(
         row.campaign,
         row.name,
@@ -92,7 +91,7 @@ def of_progress(row: ProgressRow) -> Row:
         row.counts,
         row.removed,
         row.sent,
-        verified_at,
+        _time(row.verified_at),
         row.verified_lsn,
     )
 

@@ -1,0 +1,165 @@
+"""Following the store of record cheaply: what changed in ``sentstream.progress`` and in the mailer's campaigns.
+
+Every look asks for the watermarks, one row a partition. Only where one of them moved are the changed rows read, and
+those are told by the transaction that wrote them (``xmin``) against the snapshot of the look before: no column, trigger
+or notification of ours is needed, and nothing here ever looks at the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
+
+from stream.core.feed import Flushed, Row
+from stream.core.position import Position, parse_lsn
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
+#: seconds between two looks at the mailer's campaigns, and at the rates
+CAMPAIGNS_EVERY: Final = 1.0
+RATES_EVERY: Final = 2.0
+
+_NONE: Final = (0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found. ``now``: the database's clock; ``outside``: changed campaigns as the mailer has them;
+    ``existing``: the ids of all campaigns, ``counted``: those with counts; ``rates``: mails in the last minute, by
+    campaign. The last three are None where it was not their turn."""
+
+    now: datetime
+    flushes: tuple[Flushed, ...] = ()
+    outside: tuple[Row, ...] = ()
+    existing: frozenset[int] | None = None
+    counted: frozenset[int] | None = None
+    rates: dict[int, float] | None = None
+
+
+@dataclass(slots=True)
+class Follower:
+    """Remembers how far it has looked; `look` does the next one. Belongs to one thread; a new connection may be given
+    at any time, `forget` makes the next look a full one."""
+
+    mailer_schema: str
+    _marks: Sequence[tuple[Any, ...]] = ()
+    _seen: int | None = None
+    _campaigns_seen: int | None = None
+    _campaigns_at: float = float("-inf")
+    _rates_at: float = float("-inf")
+
+    def forget(self) -> None:
+        """Look at everything again."""
+        self._marks, self._seen, self._campaigns_seen = (), None, None
+        self._campaigns_at = self._rates_at = float("-inf")
+
+    def look(self, connection: Connection[Any], at: float) -> Look:
+        """What changed since the look before. ``at``: seconds of any clock that goes on."""
+        with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            marks = cursor.execute(_MARKS).fetchall()
+            now, horizon = marks[0][:2]
+            flushes: tuple[Flushed, ...] = ()
+            if self._marks != (stands := [mark[2:] for mark in marks]):
+                flushes = self._changed(cursor, stands)
+            outside: tuple[Row, ...] = ()
+            existing = counted = None
+            if at - self._campaigns_at >= CAMPAIGNS_EVERY:
+                outside = self._mailer(cursor)
+                existing, counted = map(frozenset, cursor.execute(self._sql(_IDS)).fetchone() or ((), ()))
+            rates = None
+            if at - self._rates_at >= RATES_EVERY:
+                rates = {number: float(rate) for number, rate in cursor.execute(_RATES)}
+        # Only now: a look that failed half-way is done again
+        if self._marks != stands:
+            self._marks, self._seen = stands, horizon
+        if existing is not None:
+            self._campaigns_at, self._campaigns_seen = at, horizon
+        if rates is not None:
+            self._rates_at = at
+        return Look(now, flushes, outside, existing, counted, rates)
+
+    def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[Flushed, ...]:
+        cursor.execute(self._sql(_PROGRESS), {"since": self._seen})
+        rows: dict[int, list[Row]] = {}
+        for partition, *values in cursor:
+            rows.setdefault(partition, []).append(_row(values))
+        return tuple(
+            Flushed(
+                epoch,
+                partition,
+                Position(parse_lsn(lsn), seq),
+                as_of,
+                based,
+                tuple(rows.get(partition, ())),
+                whole=self._seen is None,
+            )
+            for partition, epoch, lsn, seq, based, as_of, _ in stands
+            if partition is not None
+        )
+
+    def _mailer(self, cursor: Any) -> tuple[Row, ...]:
+        cursor.execute(self._sql(_CAMPAIGNS), {"since": self._campaigns_seen})
+        return tuple(
+            Row(number, name, status, to_send, _NONE, 0, sent) for number, name, status, to_send, sent in cursor
+        )
+
+    def _sql(self, text: LiteralString) -> sql.Composed:
+        campaigns = sql.Identifier(self.mailer_schema, "campaigns")
+        return sql.SQL(text).format(campaigns=campaigns, written_since=sql.SQL(_WRITTEN_SINCE))
+
+
+def _row(values: Sequence[Any]) -> Row:
+    number, name, status, to_send, queued, sending, sent, failed, cancelled, removed, shown, verified_at, lsn = values
+    counts = (queued, sending, sent, failed, cancelled)
+    return Row(
+        number, name, status, to_send, counts, removed, shown, verified_at, None if lsn is None else parse_lsn(lsn)
+    )
+
+
+# Whether a row was written by a transaction that the snapshot before could not see. xids are 32 bits and wrap; a row
+# that was frozen long ago may be taken for a new one, which costs nothing but reading it.
+_WRITTEN_SINCE: Final = """(%(since)s::bigint IS NULL
+    OR ((xid::text::bigint - %(since)s::bigint) & 4294967295) < 2147483648)"""
+
+# xmin of the watermark: a recount that writes ahead of the stream touches the row and leaves its values alone
+_MARKS: Final = """
+SELECT clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text::bigint & 4294967295,
+       w.partition, w.epoch, w.lsn::text, w.seq, w.based, w.as_of, w.xmin::text
+FROM (SELECT) AS always LEFT JOIN sentstream.watermarks AS w ON true
+ORDER BY w.partition
+"""
+
+_PROGRESS: Final = """
+SELECT p.partition, p.campaign_id, coalesce(c.name, ''), coalesce(c.status::text, ''), coalesce(c.to_send, 0),
+       p.queue_queued, p.queue_sending, p.queue_sent, p.queue_failed, p.queue_cancelled, p.removed, p.sent,
+       p.verified_at, p.verified_lsn::text
+FROM (SELECT xmin AS xid, * FROM sentstream.progress) AS p LEFT JOIN {campaigns} AS c ON c.id = p.campaign_id
+WHERE {written_since}
+"""
+
+_CAMPAIGNS: Final = """
+SELECT id, name, status::text, to_send, sent
+FROM (SELECT xmin AS xid, id, name, status, to_send, sent FROM {campaigns}) AS c
+WHERE {written_since}
+"""
+
+_IDS: Final = """
+SELECT coalesce((SELECT array_agg(id) FROM {campaigns}), '{{}}'),
+       coalesce((SELECT array_agg(campaign_id) FROM sentstream.progress), '{{}}')
+"""
+
+# The current minute, and of the minute before it as much as still lies within the last sixty seconds.
+_RATES: Final = """
+SELECT campaign_id, sum(sent * CASE WHEN minute < date_trunc('minute', now())
+                                    THEN 1 - extract(second FROM now()) / 60 ELSE 1 END)
+FROM sentstream.history
+WHERE kind = 'flow' AND minute >= date_trunc('minute', now()) - interval '1 minute'
+GROUP BY campaign_id
+"""

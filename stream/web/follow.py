@@ -1,0 +1,132 @@
+"""Where the live state comes from: PostgreSQL, looked at again and again by one thread of its own.
+
+In the embedded shape and with Kafka the newest counts arrive earlier by another way (the flush itself, the topic); the look
+still brings what they don't carry: the start, campaigns outside the queue, rates, the clock, and what a recount wrote
+ahead of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+
+from connectors.postgres.connect import connect
+from connectors.postgres.follow import Follower, Look
+from stream.core.errors import SentstreamError
+from stream.web.live import Live
+
+log = logging.getLogger(__name__)
+
+#: seconds between two looks: where nothing else brings the counts, and where something does
+EVERY: Final = 0.25
+EVERY_BESIDE: Final = 1.0
+#: seconds between two attempts while the database can't be reached: at first, at last
+RETRY_FIRST: Final = 0.5
+RETRY_LAST: Final = 5.0
+#: a look that takes longer is given up
+LOOK_TIMEOUT: Final = "10s"
+
+
+@dataclass(slots=True)
+class Following:
+    """How the looking goes, for the health calls. Times are monotonic seconds; ``trouble`` is for the log alone."""
+
+    tried: float
+    succeeded: float | None = None
+    trouble: str = ""
+
+
+async def follow(live: Live, url: str, mailer_schema: str, state: Following, *, beside: bool) -> None:
+    """Look until cancelled. ``beside``: the counts come by another way, look less often."""
+    thread = ThreadPoolExecutor(1, "follow")
+    looker = _Looker(url, Follower(mailer_schema))
+    loop = asyncio.get_running_loop()
+    pause = RETRY_FIRST
+    try:
+        while True:
+            state.tried = time.monotonic()
+            try:
+                look = await loop.run_in_executor(thread, looker.look)
+            except (psycopg.Error, SentstreamError) as error:
+                if str(error) != state.trouble:
+                    state.trouble = str(error)
+                    log.warning("The database can't be followed: %s", state.trouble)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_LAST)
+                continue
+            if state.trouble:
+                log.info("The database is followed again.")
+            state.succeeded, state.trouble, pause = time.monotonic(), "", RETRY_FIRST
+            if not take(live, look):
+                looker.forget()
+            await asyncio.sleep(EVERY_BESIDE if beside else EVERY)
+    finally:
+        # the thread may hang in a look: it must not hold up the end of the process
+        looker.give_up()
+        thread.shutdown(wait=False, cancel_futures=True)
+
+
+def take(live: Live, look: Look) -> bool:
+    """Put what a look found into the live state; False where the counts must all be read again."""
+    live.set_clock(look.now)
+    complete = live.take(look.flushes)
+    if look.existing is not None and look.counted is not None:
+        live.mailer_seen = look.now
+        live.log.outside(look.outside)
+        known = live.log.campaigns
+        live.log.gone([number for number in known if number not in look.existing | look.counted])
+        # counts that are gone while the campaign is still there: it is outside the queue now
+        left = [n for n in known if known[n].partition is not None and n not in look.counted and look.flushes]
+        if left:
+            live.log.gone(left)
+            complete = False
+    if look.rates is not None:
+        live.log.rates(look.rates)
+    live.loaded = True
+    live.stir()
+    return complete
+
+
+class _Looker:
+    """A follower and its connection, made anew after an error."""
+
+    def __init__(self, url: str, follower: Follower) -> None:
+        self._url = url
+        self._follower = follower
+        self._connection: psycopg.Connection[Any] | None = None
+        self._forget = False
+
+    def look(self) -> Look:
+        if self._forget:
+            self._follower.forget()
+            self._forget = False
+        if self._connection is None:
+            self._connection = connect(self._url, "http", settings={"statement_timeout": LOOK_TIMEOUT})
+            self._follower.forget()
+        try:
+            return self._follower.look(self._connection, time.monotonic())
+        except psycopg.Error:
+            self._connection.close()
+            self._connection = None
+            raise
+
+    def forget(self) -> None:
+        self._forget = True
+
+    def give_up(self) -> None:
+        if self._connection is not None:
+            _quietly(self._connection.close)
+
+
+def _quietly(what: Callable[[], None]) -> None:
+    try:
+        what()
+    except psycopg.Error:
+        pass
