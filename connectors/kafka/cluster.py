@@ -1,0 +1,168 @@
+"""How to reach the brokers: one value from the settings, in the words of each of the two clients.
+
+kafka-python (reader, setup, lag) and aiokafka under Faust (worker) name the same things differently; both get one TLS
+context, made here, so that they trust the same authorities.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import kafka.errors
+from kafka import KafkaAdminClient
+
+from stream.core.errors import ConfigurationError, SentstreamError, UnreachableError
+
+
+class KafkaSettings(Protocol):
+    """What of the settings concerns Kafka."""
+
+    @property
+    def kafka_bootstrap_servers(self) -> Sequence[str]: ...
+    @property
+    def kafka_security_protocol(self) -> str: ...
+    @property
+    def kafka_sasl_mechanism(self) -> str: ...
+    @property
+    def kafka_sasl_username(self) -> str: ...
+    @property
+    def kafka_sasl_password(self) -> str: ...
+    @property
+    def kafka_ssl_cafile(self) -> str: ...
+    @property
+    def kafka_ssl_certfile(self) -> str: ...
+    @property
+    def kafka_ssl_keyfile(self) -> str: ...
+    @property
+    def kafka_ssl_keyfile_password(self) -> str: ...
+    @property
+    def kafka_topic_prefix(self) -> str: ...
+    @property
+    def kafka_partitions(self) -> int: ...
+    @property
+    def kafka_replication_factor(self) -> int: ...
+    @property
+    def kafka_create_topics(self) -> bool: ...
+    @property
+    def kafka_changes_retention(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Brokers (``host:port``) and how to be let in. The password is in no repr."""
+
+    servers: tuple[str, ...]
+    protocol: str = "PLAINTEXT"
+    mechanism: str = "PLAIN"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    cafile: str = ""
+    certfile: str = ""
+    keyfile: str = ""
+    keyfile_password: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, settings: KafkaSettings) -> Cluster:
+        """The cluster that the settings name; they are checked where they are read."""
+        return cls(
+            tuple(settings.kafka_bootstrap_servers),
+            settings.kafka_security_protocol,
+            settings.kafka_sasl_mechanism,
+            settings.kafka_sasl_username,
+            settings.kafka_sasl_password,
+            settings.kafka_ssl_cafile,
+            settings.kafka_ssl_certfile,
+            settings.kafka_ssl_keyfile,
+            settings.kafka_ssl_keyfile_password,
+        )
+
+    @property
+    def tls(self) -> bool:
+        return self.protocol.endswith("SSL")
+
+    @property
+    def sasl(self) -> bool:
+        return self.protocol.startswith("SASL")
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS context, None without TLS. ConfigurationError where a file can't be used."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.cafile or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"KAFKA_SSL_CAFILE {self.cafile} can't be used: {error}.", "Name a file of PEM certificates."
+            ) from error
+        if self.certfile:
+            try:
+                context.load_cert_chain(self.certfile, self.keyfile or None, self.keyfile_password or None)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigurationError(
+                    f"KAFKA_SSL_CERTFILE {self.certfile} and KAFKA_SSL_KEYFILE can't be used: {error}.",
+                    "Name a PEM certificate, the key that belongs to it, and the key's password.",
+                ) from error
+        return context
+
+    def kafka_python(self) -> dict[str, Any]:
+        """Keyword arguments of kafka-python's clients."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": list(self.servers),
+            "security_protocol": self.protocol,
+        }
+        context = self.context()
+        if context is not None:
+            arguments["ssl_context"] = context
+        if self.sasl:
+            arguments["sasl_mechanism"] = self.mechanism
+            arguments["sasl_plain_username"] = self.username
+            arguments["sasl_plain_password"] = self.password
+        return arguments
+
+    def faust(self) -> dict[str, Any]:
+        """Keyword arguments of ``faust.App``: where the brokers are, and credentials."""
+        import faust  # noqa: PLC0415 - slow to import, and only the worker needs it
+
+        arguments: dict[str, Any] = {"broker": [f"kafka://{server}" for server in self.servers]}
+        context = self.context()
+        if self.sasl:
+            arguments["broker_credentials"] = faust.SASLCredentials(
+                username=self.username, password=self.password, mechanism=self.mechanism, ssl_context=context
+            )
+        elif context is not None:
+            arguments["broker_credentials"] = faust.SSLCredentials(context)
+        return arguments
+
+    def admin(self, *, timeout: float = 10.0) -> KafkaAdminClient:
+        """An admin client; UnreachableError where no broker answers within ``timeout`` seconds or lets us in."""
+        try:
+            return KafkaAdminClient(
+                client_id="sentstream",
+                request_timeout_ms=int(max(timeout, 2) * 1000),
+                bootstrap_timeout_ms=int(timeout * 1000),
+                **self.kafka_python(),
+            )
+        except (kafka.errors.KafkaError, OSError) as error:
+            raise self.refused(error) from error
+
+    def refused(self, error: BaseException) -> SentstreamError:
+        """The error of ours that says what ``error`` of a client means for who runs us."""
+        brokers = ", ".join(self.servers)
+        if isinstance(error, kafka.errors.SaslAuthenticationFailedError):
+            return UnreachableError(
+                f"Kafka at {brokers} refuses the SASL user {self.username!r} ({self.mechanism}).",
+                "Check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM.",
+            )
+        if isinstance(error, kafka.errors.AuthorizationError):
+            return SentstreamError(
+                f"Kafka at {brokers} does not allow this ({type(error).__name__}: {error}).",
+                "Grant the rights that docs/topics.md lists for this role.",
+            )
+        return UnreachableError(
+            f"Kafka at {brokers} does not answer ({type(error).__name__}: {error}).",
+            "Check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL, and that the brokers run and advertise an "
+            "address that can be reached from here.",
+        )
