@@ -1,0 +1,104 @@
+"""What the mailer's own stats page shows beside the counts: campaign rows, views, clicks and tracked mails.
+
+Its page asks every second in every open tab. The campaign rows are read by the call (a few rows of a small table);
+views, clicks and tracked mails are aggregates over big tables, so they are read by the recount and remembered.
+Columns and tables that a mailer lacks, or that we may not read, become null or zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import class_row, tuple_row
+
+from connectors.mailer import catalog
+from connectors.mailer.tables import (
+    AZURE_MESSAGE_TRACKING,
+    CAMPAIGN_VIEWS,
+    CAMPAIGNS,
+    LINK_CLICKS,
+    Table,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignRow:
+    """A row of ``campaigns``, as the stats page shows it; None where the mailer has no such column (or it is null)."""
+
+    id: int
+    name: str | None
+    status: str | None
+    to_send: int
+    sent: int
+    messenger: str | None
+    use_queue: bool | None
+    started_at: datetime | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    auto_paused: bool | None
+    auto_paused_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reactions:
+    """What readers did with a campaign's mails, and how many mails were handed to Azure."""
+
+    views: int = 0
+    clicks: int = 0
+    tracked: int = 0
+
+
+#: how each column of CampaignRow is read where it exists, and what stands for it where it does not
+_SHAPE = {
+    "id": ("{}::bigint", "NULL::bigint"),
+    "name": ("{}::text", "NULL::text"),
+    "status": ("{}::text", "NULL::text"),
+    "to_send": ("coalesce({}, 0)::bigint", "0::bigint"),
+    "sent": ("coalesce({}, 0)::bigint", "0::bigint"),
+    "messenger": ("{}::text", "NULL::text"),
+    "use_queue": ("{}::boolean", "NULL::boolean"),
+    "started_at": ("{}::timestamptz", "NULL::timestamptz"),
+    "created_at": ("{}::timestamptz", "NULL::timestamptz"),
+    "updated_at": ("{}::timestamptz", "NULL::timestamptz"),
+    "auto_paused": ("{}::boolean", "NULL::boolean"),
+    "auto_paused_at": ("{}::timestamptz", "NULL::timestamptz"),
+}
+
+
+def read_campaigns(conn: Connection[Any], schema: str, statuses: Sequence[str] | None = None) -> list[CampaignRow]:
+    """The campaigns by id, those of the given statuses only (None: all). Costs nothing that grows with the queue."""
+    present = catalog.readable_columns(conn, schema, CAMPAIGNS.name)
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(
+            sql.SQL(there).format(sql.Identifier(name)) if name in present else sql.SQL(missing), sql.Identifier(name)
+        )
+        for name, (there, missing) in _SHAPE.items()
+    )
+    query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(schema, CAMPAIGNS.name))
+    values: tuple[object, ...] = ()
+    if statuses is not None:
+        query += sql.SQL(" WHERE status::text = ANY(%s::text[])")
+        values = (list(statuses),)
+    with conn.cursor(row_factory=class_row(CampaignRow)) as cursor:
+        return cursor.execute(query + sql.SQL(" ORDER BY id"), values).fetchall()
+
+
+def read_reactions(conn: Connection[Any], schema: str) -> dict[int, Reactions]:
+    """Views, clicks and tracked mails of every campaign that has any: for the recount to refresh."""
+    views = _count(conn, schema, CAMPAIGN_VIEWS)
+    clicks = _count(conn, schema, LINK_CLICKS)
+    tracked = _count(conn, schema, AZURE_MESSAGE_TRACKING)
+    campaigns = sorted(views.keys() | clicks.keys() | tracked.keys())
+    return {c: Reactions(views.get(c, 0), clicks.get(c, 0), tracked.get(c, 0)) for c in campaigns}
+
+
+def _count(conn: Connection[Any], schema: str, table: Table) -> dict[int, int]:
+    if not catalog.is_readable(conn, schema, table):
+        return {}
+    query = sql.SQL("SELECT campaign_id::bigint, count(*) FROM {} WHERE campaign_id IS NOT NULL GROUP BY 1")
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        return dict(cursor.execute(query.format(sql.Identifier(schema, table.name))).fetchall())
