@@ -7,7 +7,7 @@ or notification of ours is needed, and nothing here ever looks at the queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from stream.core.feed import Flushed, Row
 from stream.core.position import Position, parse_lsn
+from stream.core.progress import rate_per_minute
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -30,16 +31,18 @@ _NONE: Final = (0, 0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found. ``now``: the database's clock; ``outside``: changed campaigns as the mailer has them;
-    ``existing``: the ids of all campaigns, ``counted``: those with counts; ``rates``: mails in the last minute, by
-    campaign. The last three are None where it was not their turn."""
+    """What one look found. ``now``: the database's clock; ``reached``: epoch and position by partition; ``outside``:
+    changed campaigns as the mailer has them; ``existing``: the ids of all campaigns, ``counted``: of those with counts;
+    ``rates``: mails in the last minute, by campaign; ``run``: the newest recount. None where it was not their turn."""
 
     now: datetime
+    reached: Mapping[int, tuple[int, Position]]
     flushes: tuple[Flushed, ...] = ()
     outside: tuple[Row, ...] = ()
     existing: frozenset[int] | None = None
     counted: frozenset[int] | None = None
-    rates: dict[int, float] | None = None
+    rates: Mapping[int, float] | None = None
+    run: int | None = None
 
 
 @dataclass(slots=True)
@@ -73,9 +76,10 @@ class Follower:
             if at - self._campaigns_at >= CAMPAIGNS_EVERY:
                 outside = self._mailer(cursor)
                 existing, counted = map(frozenset, cursor.execute(self._sql(_IDS)).fetchone() or ((), ()))
-            rates = None
+            rates = run = None
             if at - self._rates_at >= RATES_EVERY:
-                rates = {number: float(rate) for number, rate in cursor.execute(_RATES)}
+                rates = {number: rate_per_minute(*minutes) for number, *minutes in cursor.execute(_RATES)}
+                (run,) = cursor.execute(_LAST_RUN).fetchone() or (None,)
         # Only now: a look that failed half-way is done again
         if self._marks != stands:
             self._marks, self._seen = stands, horizon
@@ -83,7 +87,12 @@ class Follower:
             self._campaigns_at, self._campaigns_seen = at, horizon
         if rates is not None:
             self._rates_at = at
-        return Look(now, flushes, outside, existing, counted, rates)
+        reached = {
+            partition: (epoch, Position(parse_lsn(lsn), seq))
+            for partition, epoch, lsn, seq, *_ in stands
+            if partition is not None
+        }
+        return Look(now, reached, flushes, outside, existing, counted, rates, run)
 
     def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[Flushed, ...]:
         cursor.execute(self._sql(_PROGRESS), {"since": self._seen})
@@ -106,9 +115,7 @@ class Follower:
 
     def _mailer(self, cursor: Any) -> tuple[Row, ...]:
         cursor.execute(self._sql(_CAMPAIGNS), {"since": self._campaigns_seen})
-        return tuple(
-            Row(number, name, status, to_send, _NONE, 0, sent) for number, name, status, to_send, sent in cursor
-        )
+        return tuple(Row(n, name, status, to_send, _NONE, 0, sent) for n, name, status, to_send, sent in cursor)
 
     def _sql(self, text: LiteralString) -> sql.Composed:
         campaigns = sql.Identifier(self.mailer_schema, "campaigns")
@@ -155,11 +162,13 @@ SELECT coalesce((SELECT array_agg(id) FROM {campaigns}), '{{}}'),
        coalesce((SELECT array_agg(campaign_id) FROM sentstream.progress), '{{}}')
 """
 
-# The current minute, and of the minute before it as much as still lies within the last sixty seconds.
 _RATES: Final = """
-SELECT campaign_id, sum(sent * CASE WHEN minute < date_trunc('minute', now())
-                                    THEN 1 - extract(second FROM now()) / 60 ELSE 1 END)
+SELECT campaign_id, coalesce(sum(sent) FILTER (WHERE minute = date_trunc('minute', now())), 0)::bigint,
+       coalesce(sum(sent) FILTER (WHERE minute < date_trunc('minute', now())), 0)::bigint,
+       extract(second FROM now())::float8
 FROM sentstream.history
-WHERE kind = 'flow' AND minute >= date_trunc('minute', now()) - interval '1 minute'
+WHERE kind = 'flow' AND minute BETWEEN date_trunc('minute', now()) - interval '1 minute' AND now()
 GROUP BY campaign_id
 """
+
+_LAST_RUN: Final = "SELECT max(run_id) FROM sentstream.recounts"

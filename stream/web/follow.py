@@ -1,8 +1,8 @@
 """Where the live state comes from: PostgreSQL, looked at again and again by one thread of its own.
 
-In the embedded shape and with Kafka the newest counts arrive earlier by another way (the flush itself, the topic); the look
-still brings what they don't carry: the start, campaigns outside the queue, rates, the clock, and what a recount wrote
-ahead of the stream.
+In the embedded shape and with Kafka the newest counts arrive earlier by another way (the flush itself, the topic); the
+look still brings what they don't carry: the start, campaigns outside the queue, rates, the clock, and what a recount
+wrote ahead of the stream.
 """
 
 from __future__ import annotations
@@ -80,18 +80,29 @@ def take(live: Live, look: Look) -> bool:
     if look.existing is not None and look.counted is not None:
         live.mailer_seen = look.now
         live.log.outside(look.outside)
-        known = live.log.campaigns
-        live.log.gone([number for number in known if number not in look.existing | look.counted])
-        # counts that are gone while the campaign is still there: it is outside the queue now
-        left = [n for n in known if known[n].partition is not None and n not in look.counted and look.flushes]
-        if left:
-            live.log.gone(left)
-            complete = False
+        complete &= _drop(live, look.existing, look.counted) if _is_newest(live, look) else True
     if look.rates is not None:
         live.log.rates(look.rates)
+    live.newest_run = look.run or live.newest_run
     live.loaded = True
     live.stir()
     return complete
+
+
+def _is_newest(live: Live, look: Look) -> bool:
+    """Whether nothing newer than the look is known: else a campaign that it lacks may just be newer than it."""
+    return all(mark.partition in look.reached for mark in live.log.marks.values()) and all(
+        (mark.epoch, mark.position) <= look.reached[mark.partition] for mark in live.log.marks.values()
+    )
+
+
+def _drop(live: Live, existing: frozenset[int], counted: frozenset[int]) -> bool:
+    """Drop what is gone. False where a campaign lost its counts and is still there: outside the queue from now on."""
+    known = live.log.campaigns
+    live.log.gone([number for number in known if number not in existing and number not in counted])
+    left = [number for number, campaign in known.items() if campaign.partition is not None and number not in counted]
+    live.log.gone(left)
+    return not left
 
 
 class _Looker:

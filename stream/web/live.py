@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 COMMENT_EVERY: Final = 15.0
 #: the longest nap of the publisher: how late a stale partition is noticed
 NAP: Final = 0.25
+#: seconds for which a snapshot of everything is given to whoever asks; what came since follows it
+SNAPSHOT_FOR: Final = 1.0
 #: a snapshot is sent in pieces of this size, so that a client that stops reading holds no more than that
 PIECE: Final = 64 * 1024
 _COMMENT: Final = b":\n\n"
@@ -39,6 +41,7 @@ class Live:
         self.max_streams = max_streams
         self.mailer_seen: datetime | None = None
         self.loaded = False
+        self.newest_run = 0
         self.closing = False
         self.ticked = time.monotonic()
         self.dropped = 0
@@ -113,11 +116,11 @@ class Live:
         return Stream(self, campaign_id, last_event_id)
 
     def snapshot(self, campaign_id: int | None) -> tuple[int, bytes]:
-        """All that is true now and the number it goes up to. That of all campaigns is made once a round at most."""
+        """All that is true now and the number it goes up to. That of all campaigns is made once a second at most."""
         if campaign_id is not None:
             return self.log.last, self.encoder.snapshot(self.log, campaign_id)
         now = time.monotonic()
-        if self._snapshot is None or now - self._snapshot[0] > NAP:
+        if self._snapshot is None or now - self._snapshot[0] > SNAPSHOT_FOR:
             self._snapshot = (now, self.log.last, self.encoder.snapshot(self.log))
         return self._snapshot[1:]
 

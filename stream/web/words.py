@@ -2,78 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 import orjson
 
 from stream.core.feed import Campaign, Change, ChangeLog, Deleted, Mark
 from stream.core.position import lsn_text
+from stream.core.progress import measure, position_text, stale, time_text, to_json
 from stream.core.verdict import Verdict
-
-#: seconds after which `as_of` is too old to be shown as now
-STALE_AFTER: Final = 5.0
-_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 def dumps(value: object) -> bytes:
-    """JSON, times as RFC 3339 in UTC."""
-    return orjson.dumps(value, option=_OPTIONS)
+    """JSON in UTF-8."""
+    return orjson.dumps(value)
 
 
 def is_stale(mark: Mark, now: datetime) -> bool:
     """Whether the partition's numbers must not be taken for those of now."""
-    return not mark.based or mark.as_of is None or (now - mark.as_of).total_seconds() > STALE_AFTER
-
-
-def percent(sent: int, to_send: int) -> float | None:
-    """``100 * sent / to_send`` with one decimal, clamped to 0..100; None where nothing is to be sent."""
-    if to_send <= 0:
-        return None
-    return min(1000, max(0, (2000 * sent + to_send) // (2 * to_send))) / 10
-
-
-def eta(campaign: Campaign, now: datetime) -> datetime | None:
-    """When the last mail goes out at the rate of the last minute; None unless mail is flowing."""
-    queued, sending, *_ = campaign.row.counts
-    if campaign.partition is None or campaign.rate <= 0 or queued + sending <= 0:
-        return None
-    return (now + timedelta(minutes=(queued + sending) / campaign.rate)).replace(microsecond=0)
+    return stale(mark.as_of, mark.based, now)
 
 
 def progress(campaign: Campaign, mark: Mark | None, now: datetime, seen: datetime | None) -> dict[str, Any]:
     """A campaign's progress. ``seen``: when the mailer's table was read, the as-of of a campaign outside the queue."""
     row = campaign.row
-    queued, sending, sent, failed, cancelled = row.counts
     outside = campaign.partition is None
-    as_of = seen if outside else mark.as_of if mark is not None else None
-    old = as_of is None or (now - as_of).total_seconds() > STALE_AFTER
-    return {
-        "campaign_id": row.campaign_id,
-        "name": row.name,
-        "status": row.status,
-        "source": "mailer" if outside else "queue",
-        "sent": row.sent,
-        "queue_queued": queued,
-        "queue_sending": sending,
-        "queue_sent": sent,
-        "queue_failed": failed,
-        "queue_cancelled": cancelled,
-        "queue_total": sum(row.counts),
-        "removed": row.removed,
-        "to_send": row.to_send,
-        "percent": percent(row.sent, row.to_send),
-        "rate_per_minute": round(campaign.rate, 1),
-        "eta": eta(campaign, now),
-        "as_of": as_of,
-        "verified_at": row.verified_at,
+    measured = measure(
+        campaign_id=row.campaign_id,
+        name=row.name,
+        status=row.status,
+        to_send=row.to_send,
+        counts=row.counts,
+        removed=row.removed,
+        sent=row.sent,
+        rate=campaign.rate,
+        now=now,
+        as_of=seen if outside else mark.as_of if mark is not None else None,
+        based=outside or (mark is not None and mark.based),
+        verified_at=row.verified_at,
+        epoch=0 if mark is None else mark.epoch,
+        position=None if mark is None else mark.position,
+        source="mailer" if outside else "queue",
+    )
+    return to_json(measured) | {
         "verified_lsn": None if row.verified_lsn is None else lsn_text(row.verified_lsn),
-        "lsn": None if mark is None else lsn_text(mark.position.lsn),
-        "position": None if mark is None else str(mark.position),
         "partition": campaign.partition,
-        "stale": old or (not outside and (mark is None or not mark.based)),
     }
 
 
@@ -82,9 +56,9 @@ def watermark(mark: Mark) -> dict[str, Any]:
     return {
         "partition": mark.partition,
         "epoch": mark.epoch,
-        "position": str(mark.position),
+        "position": position_text(mark.epoch, mark.position),
         "lsn": lsn_text(mark.position.lsn),
-        "as_of": mark.as_of,
+        "as_of": time_text(mark.as_of),
         "based": mark.based,
         "stale": mark.stale,
     }
@@ -142,7 +116,7 @@ class Encoder:
         if campaign_id is not None:
             marks = [mark for mark in marks if mark.partition == log.campaigns[campaign_id].partition]
         data = {
-            "now": self._now(),
+            "now": time_text(self._now()),
             "campaigns": [self.progress(campaign, log) for campaign in chosen],
             "watermarks": [watermark(mark) for mark in marks],
         }
@@ -150,8 +124,3 @@ class Encoder:
 
     def frame(self, number: int, event: str, data: object) -> bytes:
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.event_id(number).encode(), event.encode(), dumps(data))
-
-
-def rounded_up(seconds: float) -> int:
-    """Whole seconds for a Retry-After."""
-    return max(1, math.ceil(seconds))
