@@ -28,7 +28,18 @@ else:
 
 DEFAULT_FILE = Path("sentstream.toml")
 
-__all__ = ["Settings", "Origin", "Reloaded", "Sources", "load", "reload", "to_environment", "unknown_variables"]
+__all__ = [
+    "Settings",
+    "Origin",
+    "Reloaded",
+    "Sources",
+    "find_file",
+    "is_completing",
+    "load",
+    "reload",
+    "to_environment",
+    "unknown_variables",
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -125,6 +136,11 @@ def find_file(config: Path | str | None = None, environ: Mapping[str, str] | Non
             f"The configuration file {path} does not exist.", "Check --config or SENTSTREAM_CONFIG."
         )
     return path
+
+
+def is_completing() -> bool:
+    """Whether the shell asks for completions of a command line, by the variable that its script sets."""
+    return "_SENTSTREAM_COMPLETE" in os.environ
 
 
 class _Environment(EnvSettingsSource):

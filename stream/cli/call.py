@@ -1,0 +1,255 @@
+"""One call of a command: its settings, where it prints, how it ends. What all commands have in common.
+
+A command is a plain function that takes a `Call` first and returns nothing or an exit code::
+
+    app = typer.Typer()
+
+    @command(app, "status", shows=("mailer_schema",))
+    def status(call: Call) -> int:
+        "The roles, positions, slot ... (this is the help)."
+        with call.connect() as connection:
+            found = read_status(connection, ...)
+        if call.json:
+            call.print_json(found)
+        else:
+            call.out.print(...)
+        return 0
+
+`command` adds the options that every command has: ``--config``, ``--database-url``, ``--json``, ``-v``, and a flag for
+each setting, listed in the help only where the command ``shows`` them. Errors are raised as `SentstreamError`; `main`
+prints them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from stream.core.errors import SentstreamError
+from stream.core.progress import time_text
+
+if TYPE_CHECKING:
+    import psycopg
+    from rich.console import Console
+
+    from stream.config import Settings, Sources
+
+Command = Callable[..., "int | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Options given before the command's name."""
+
+    config: str | None = None
+    database_url: str | None = None
+    json: bool = False
+    verbose: int = 0
+
+
+@dataclass
+class Call:
+    """What a command is called with. ``service``: it runs until it is stopped, and logs as it goes."""
+
+    flags: Mapping[str, object] = field(default_factory=dict)
+    config: str | None = None
+    json: bool = False
+    verbose: int = 0
+    service: bool = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force; logging is set up by them. ConfigurationError where one is wrong."""
+        from stream import logs
+        from stream.config import load
+
+        settings = load(self.flags, config=self.config)
+        level = settings.log_level
+        if self.verbose:
+            level = "debug"
+        elif not self.service and settings.origin("log_level").kind == "default":
+            level = "warning"  # a command that answers and ends has no need to say that it connects
+        logs.configure(level, settings.log_format, settings.secrets())
+        return settings
+
+    @property
+    def sources(self) -> Sources:
+        """Where the settings came from, to read them again on SIGHUP."""
+        from stream.config import Sources, find_file
+
+        return Sources(self.flags, find_file(self.config))
+
+    @cached_property
+    def out(self) -> Console:
+        """Standard output, for people: colour only on a terminal, and not where NO_COLOR is set."""
+        from stream.cli.terminal import console
+
+        return console(sys.stdout)
+
+    @cached_property
+    def err(self) -> Console:
+        """Standard error: progress bars and remarks."""
+        from stream.cli.terminal import console
+
+        return console(sys.stderr)
+
+    def print_json(self, value: object) -> None:
+        """One line of JSON on standard output, flushed: one object, or one a line where a command streams."""
+        sys.stdout.write(json_text(value) + "\n")
+        sys.stdout.flush()
+
+    def connect(self, role: str = "cli", **options: Any) -> psycopg.Connection[Any]:
+        """A connection to the mailer's database as ``sentstream <role>``; UnreachableError names the server."""
+        from connectors.postgres.connect import connect
+
+        return connect(self.settings.require_database(), role, **options)
+
+
+def command(
+    app: typer.Typer,
+    name: str,
+    *,
+    shows: Collection[str] | Literal["all"] = (),
+    service: bool = False,
+    epilog: str | None = None,
+    hidden: bool = False,
+) -> Callable[[Command], Command]:
+    """Register a function as command ``name`` of ``app``; its first parameter gets the `Call`.
+
+    ``shows``: the settings whose flags the help lists ("all": each of them); the others work all the same.
+    """
+
+    def register(function: Command) -> Command:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        taken = {parameter.name for parameter in own}
+        added = [parameter for parameter in (*_common(), *_settings(shows)) if parameter.name not in taken]
+        setting_names = {parameter.name for parameter in added} & set(_setting_names())
+
+        def invoke(**values: Any) -> None:
+            shared = values.pop("context").obj or Shared()
+            flags = {key: values.pop(key) for key in setting_names}
+            if shared.database_url is not None and flags.get("database_url") is None:
+                flags["database_url"] = shared.database_url
+            call = Call(
+                flags=flags,
+                config=values.pop("config") or shared.config,
+                json=values.pop("json") or shared.json,
+                verbose=values.pop("verbose") + shared.verbose,
+                service=service,
+            )
+            raise typer.Exit(function(call, **values) or 0)
+
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *added)]
+        invoke.__signature__ = inspect.Signature([context, *keyword_only])  # type: ignore[attr-defined]
+        invoke.__annotations__ = {}
+        invoke.__doc__ = function.__doc__
+        invoke.__name__ = function.__name__
+        app.command(name, epilog=epilog, hidden=hidden)(invoke)
+        return function
+
+    return register
+
+
+def group(app: typer.Typer, name: str, words: str) -> typer.Typer:
+    """A command with commands of its own, such as ``report list``."""
+    inner = typer.Typer(help=words, no_args_is_help=True)
+    app.add_typer(inner, name=name)
+    return inner
+
+
+def json_text(value: object) -> str:
+    """JSON of a value of ours: dataclasses by their fields, times as RFC 3339 in UTC."""
+    import orjson
+
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
+
+
+def report_error(error: BaseException, words: Sequence[str]) -> int:
+    """Print ``error`` on standard error, as one line with its fix, masked; its exit code. ``-vv``: with a traceback."""
+    from stream.settings_values import mask_secrets
+
+    if "-vv" in words or sum(word in ("-v", "--verbose") for word in words) > 1:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        sys.stderr.write(mask_secrets(text))
+    ours = isinstance(error, SentstreamError)
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    line = " ".join(mask_secrets(text).split())
+    if not ours:
+        line += " (a fault of sentstream's: please report it, with what -vv shows)"
+    sys.stderr.write(f"sentstream: {line}\n")
+    logging.getLogger("sentstream").debug("ended by %s", type(error).__name__)
+    return error.code if isinstance(error, SentstreamError) else 1
+
+
+def version_text() -> str:
+    """``sentstream 1.2.3``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"sentstream {version('sentstream')}"
+    except PackageNotFoundError:
+        return "sentstream (from a source tree)"
+
+
+def _common() -> Iterable[inspect.Parameter]:
+    """The options of every command."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    config = Annotated[str | None, typer.Option("--config", help="Configuration file; default: ./sentstream.toml.")]
+    json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+    verbose = Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Say more; -vv: tracebacks.")
+    ]
+    yield inspect.Parameter("config", kind, default=None, annotation=config)
+    yield inspect.Parameter("json", kind, default=False, annotation=json)
+    yield inspect.Parameter("verbose", kind, default=0, annotation=verbose)
+
+
+def _settings(shows: Collection[str] | Literal["all"]) -> Iterable[inspect.Parameter]:
+    """A flag for each setting. Values stay text: `stream.config` reads them, with the same words for an error."""
+    from stream.settings import flag_name, setting_choices, setting_group, setting_kind, setting_text
+
+    for name in _setting_names():
+        shown = shows == "all" or name in shows or name == "database_url"
+        flag = flag_name(name)
+        switch = setting_kind(name) == "switch"
+        declared = f"{flag}/--no-{flag[2:]}" if switch else flag
+        panel = f"Settings: {setting_group(name)}" if name != "database_url" else None
+        option = typer.Option(
+            declared,
+            help=setting_text(name),
+            hidden=not shown,
+            rich_help_panel=panel,
+            metavar=None if switch else "|".join(setting_choices(name)) or setting_kind(name).upper(),
+            show_default=False,
+        )
+        annotation = Annotated[(bool if switch else str) | None, option]  # type: ignore[valid-type]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _setting_names() -> tuple[str, ...]:
+    from stream.settings import setting_names
+
+    return setting_names()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return time_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")

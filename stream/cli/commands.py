@@ -1,0 +1,152 @@
+"""The list of commands, and how one is run.
+
+A module of commands holds ``app = typer.Typer()`` with its commands in it (see `stream.cli.call.command`). Only the
+modules whose commands stand on the command line are imported: the others appear in the help by the words written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import typer
+
+from stream.cli.call import Shared, report_error, version_text
+from stream.core.errors import SentstreamError
+
+START: Final = "Getting started"
+COUNT: Final = "Counting"
+LOOK: Final = "Looking"
+PROVE: Final = "Proving"
+ROLES: Final = "The four roles of the Kafka shape"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command: the module that holds it, and what the list of commands says of it."""
+
+    name: str
+    module: str
+    panel: str
+    words: str
+
+
+COMMANDS: Final = (
+    Entry("demo", "demo", START, "A private PostgreSQL and a simulated mailer: see it work, with nothing to set up."),
+    Entry("doctor", "doctor", START, "Check every precondition; each finding comes with its fix."),
+    Entry("setup", "setup", START, "Prepare the mailer's database: index, publication, schema, slot."),
+    Entry("teardown", "setup", START, "Drop all that setup made; leave the mailer's data alone."),
+    Entry("config", "config", START, "The settings in force and where each comes from."),
+    Entry("run", "run", COUNT, "Keep campaigns.sent true: the whole of sentstream by one command."),
+    Entry("read", "kafka", ROLES, "The reader: WAL to Kafka."),
+    Entry("work", "kafka", ROLES, "A worker: Kafka to campaigns.sent."),
+    Entry("reconcile", "kafka", ROLES, "The reconciler: recounts on schedule, and their reports."),
+    Entry("serve", "serve", ROLES, "The HTTP API and the dashboard."),
+    Entry("progress", "progress", LOOK, "Counts, percent, rate and ETA of the campaigns."),
+    Entry("explain", "explain", LOOK, "In plain words: why a campaign's number is what it is."),
+    Entry("status", "status", LOOK, "Roles, positions, slot, last flush, last verification."),
+    Entry("lag", "lag", LOOK, "How far behind, with a verdict."),
+    Entry("support", "support", LOOK, "One file for a bug report; secrets masked."),
+    Entry("recount", "recount", PROVE, "Count everything again now, and print the verdicts."),
+    Entry("report", "report", PROVE, "Reconciliation reports: list, show, export, verify."),
+)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Nothing but the message of an error is printed, unless ``-vv`` is given."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(assemble(words))
+    try:
+        command.main(words, prog_name="sentstream")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except KeyboardInterrupt:
+        return 130
+    except SentstreamError as error:
+        return report_error(error, words)
+    except Exception as error:  # a fault of ours, or of a library: still one line
+        return report_error(error, words)
+    return 0
+
+
+def assemble(words: Sequence[str], *, everything: bool = False) -> typer.Typer:
+    """The application, with the modules of the commands that occur in ``words`` (or ``everything``) imported."""
+    from stream.config import is_completing
+
+    everything = everything or is_completing()
+    root = typer.Typer(
+        name="sentstream",
+        help=_HELP,
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        add_completion=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_root)
+    wanted = [entry for entry in COMMANDS if everything or entry.name in words]
+    for entry in COMMANDS:
+        if entry not in wanted or not _add_real(root, entry):
+            _add_words(root, entry, missing=entry in wanted)
+    return root
+
+
+def _root(
+    context: typer.Context,
+    config: Annotated[str | None, typer.Option(help="Configuration file; default: ./sentstream.toml.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="The mailer's database, as a libpq URL.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Say more; -vv: tracebacks.")
+    ] = 0,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(version_text())
+        raise typer.Exit
+    context.obj = Shared(config=config, database_url=database_url, json=json, verbose=verbose)
+
+
+def _add_real(root: typer.Typer, entry: Entry) -> bool:
+    """Take the command over from its module; False where this installation has no such module."""
+    name = f"stream.cli.{entry.module}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return False
+        raise
+    for command in module.app.registered_commands:
+        if command.name == entry.name:
+            command.rich_help_panel, command.short_help = entry.panel, entry.words
+            root.registered_commands.append(command)
+            return True
+    for group in module.app.registered_groups:
+        if group.name == entry.name:
+            group.rich_help_panel, group.short_help = entry.panel, entry.words
+            root.registered_groups.append(group)
+            return True
+    return False
+
+
+def _add_words(root: typer.Typer, entry: Entry, *, missing: bool) -> None:
+    def stand_in() -> None:
+        raise SentstreamError(f"`sentstream {entry.name}` is not in this installation.", "Install the whole package.")
+
+    hidden = missing or importlib.util.find_spec(f"stream.cli.{entry.module}") is None
+    root.command(entry.name, help=entry.words, rich_help_panel=entry.panel, hidden=hidden)(stand_in)
+
+
+_HELP = "Keeps `campaigns.sent` true, to the second, for a mailer that queues its mail in PostgreSQL."
+
+_EPILOG = """Try it: `sentstream demo`
+
+Beside a mailer: `export SENTSTREAM_DATABASE_URL=postgresql://user@host/database`, then `sentstream doctor`,
+`sentstream setup`, `sentstream run`, and in another terminal `sentstream progress --watch`.
+
+Exit codes: 0 good; 1 something found; 2 usage or configuration; 3 a server can't be reached; 130 interrupted.
+"""
