@@ -1,0 +1,239 @@
+"""Publishing batches, and knowing exactly which of them every in-sync replica has.
+
+The rule behind it (DESIGN 2): an LSN is confirmed only as far as every partition has it durably, as an ``end``. So
+each record's future is looked at, in order, partition by partition, before its ``end`` counts; ``flush()`` of the
+client raises nothing and is never asked. What is in flight is bounded here, for the client does not bound it. An
+error is final: the reader ends and starts again from the confirmed LSN, which sends everything again that was not
+acknowledged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final
+
+import kafka.errors
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.protocol.consumer import OffsetSpec
+
+from connectors.kafka.cluster import Cluster
+from connectors.kafka.codec import encode, end_of
+from connectors.kafka.topics import RECORD_LIMIT
+from stream.core.batch import Batch
+from stream.core.epoch import KafkaEnd
+from stream.core.errors import SentstreamError
+from stream.core.position import Position
+
+#: bytes not yet acknowledged at which the reader stops reading; a broker that is away costs no more memory than this
+IN_FLIGHT: Final = 32 << 20
+#: how long a record may wait for its acknowledgement before the reader gives up and starts again
+DELIVERY_TIMEOUT: Final = 120.0
+#: records read backwards from the end of a partition in search of one that is a batch
+_LOOK_BACK: Final = 50
+
+
+class PublishError(SentstreamError):
+    """A record was not acknowledged. Nothing behind the last acknowledged end is confirmed, so nothing is lost."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What is in flight to one partition, oldest first: (future, end, size)."""
+
+    durable: Position
+    waiting: deque[tuple[Any, Position, int]] = field(default_factory=deque)
+
+
+class Publisher:
+    """Sends batches to the changes topic. For one thread; closes as a context manager.
+
+    ``begin``: where the first batches begin; all before that is durable already. ``acknowledged``: called (in the
+    client's thread) whenever something was acknowledged, to wake up who waits. ``at``: told each step's name, for
+    failpoints.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        topic: str,
+        partitions: int,
+        begin: Position,
+        *,
+        in_flight: int = IN_FLIGHT,
+        acknowledged: Callable[[], None] = lambda: None,
+        at: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._limit = in_flight
+        self._acknowledged = acknowledged
+        self._at = at
+        self._lanes = [_Lane(begin) for _ in range(partitions)]
+        self._some = threading.Event()
+        self.in_flight = 0
+        self.records = 0
+        self.bytes = 0
+        try:
+            self._producer = KafkaProducer(
+                client_id="sentstream-read",
+                acks="all",
+                enable_idempotence=True,
+                compression_type="lz4",
+                linger_ms=2,
+                batch_size=128 << 10,
+                max_request_size=RECORD_LIMIT,
+                max_block_ms=15_000,
+                delivery_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
+                request_timeout_ms=10_000,
+                bootstrap_timeout_ms=15_000,
+                reconnect_backoff_max_ms=2_000,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+                **cluster.kafka_python(),
+            )
+        except (kafka.errors.KafkaError, OSError) as error:
+            raise cluster.refused(error) from error
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(0.0 if kind else 10.0)
+
+    @property
+    def room(self) -> bool:
+        """Whether more may be sent without passing the bound."""
+        return self.in_flight < self._limit
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was sent is acknowledged, as of the last `poll`."""
+        return not self.in_flight
+
+    def send(self, batch: Batch) -> None:
+        """Send a batch; does not wait for it. PublishError where it can't be sent, or an earlier one failed."""
+        data = encode(batch)
+        lane = self._lanes[batch.partition]
+        self._at("before_send")
+        try:
+            future = self._producer.send(self._topic, value=data, partition=batch.partition)
+        except (kafka.errors.KafkaError, OSError, AssertionError) as error:
+            raise self._failed(error, batch.partition, batch.begin) from error
+        lane.waiting.append((future, batch.end, len(data)))
+        self.in_flight += len(data)
+        self.records += 1
+        self.bytes += len(data)
+        future.add_both(self._wake)
+
+    def _wake(self, _result: object) -> None:
+        self._some.set()
+        self._acknowledged()
+
+    def poll(self) -> None:
+        """Look at the acknowledgements that came. PublishError at the first record that failed."""
+        self._some.clear()
+        for number, lane in enumerate(self._lanes):
+            waiting = lane.waiting
+            while waiting and waiting[0][0].is_done:
+                future, end, size = waiting[0]
+                if not future.succeeded():
+                    raise self._failed(future.exception, number, lane.durable)
+                waiting.popleft()
+                self.in_flight -= size
+                lane.durable = end
+
+    @property
+    def durable(self) -> Position:
+        """The end up to which every partition has everything, as of the last `poll`: what may be confirmed."""
+        return min(lane.durable for lane in self._lanes)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for an acknowledgement, or for so long."""
+        self._some.wait(seconds)
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until everything is acknowledged; False where that takes longer than ``seconds``."""
+        until = time.monotonic() + seconds
+        self.poll()
+        while self.in_flight and time.monotonic() < until:
+            self.wait(min(0.2, max(0.0, until - time.monotonic())))
+            self.poll()
+        return not self.in_flight
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Let go. What is not acknowledged by then is sent again by the next reader."""
+        self._producer.close(timeout=seconds)
+
+    def _failed(self, error: BaseException | None, partition: int, durable: Position) -> SentstreamError:
+        if isinstance(error, kafka.errors.MessageSizeTooLargeError):
+            return PublishError(
+                f"A batch for {self._topic}, partition {partition}, is larger than the broker takes: {error}.",
+                f"Raise max.message.bytes of the topic to {RECORD_LIMIT} (docs/topics.md, 'Sizes').",
+            )
+        if isinstance(error, (kafka.errors.AuthorizationError, kafka.errors.SaslAuthenticationFailedError)):
+            return self._cluster.refused(error)
+        return PublishError(
+            f"Kafka did not take a batch for {self._topic}, partition {partition} "
+            f"({type(error).__name__}: {error}); it has everything up to {durable}.",
+            "Nothing behind that is confirmed; it is read and sent again.",
+        )
+
+
+def last_ends(cluster: Cluster, topic: str, partitions: int, *, timeout: float = 20.0) -> Sequence[KafkaEnd]:
+    """What the last batch of each partition says: epoch and end. Nothing of a partition that holds none.
+
+    A record that is no batch (poison) is passed over; so is one that retention took.
+    """
+    try:
+        consumer = KafkaConsumer(
+            client_id="sentstream-read",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=1 << 20,
+            bootstrap_timeout_ms=15_000,
+            **cluster.kafka_python(),
+        )
+    except (kafka.errors.KafkaError, OSError) as error:
+        raise cluster.refused(error) from error
+    admin = cluster.admin()
+    try:
+        tps = [TopicPartition(topic, number) for number in range(partitions)]
+        ends = {tp: it.offset for tp, it in admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.LATEST)).items()}
+        first = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.EARLIEST))
+        begins = {tp: it.offset for tp, it in first.items()}
+        found = []
+        until = time.monotonic() + timeout
+        for tp in tps:
+            if ends[tp] > begins[tp]:
+                last = _last_batch(consumer, tp, begins[tp], ends[tp], until)
+                if last is not None:
+                    found.append(last)
+        return found
+    except (kafka.errors.KafkaError, OSError) as error:
+        raise cluster.refused(error) from error
+    finally:
+        consumer.close(timeout_ms=1000)
+        admin.close()
+
+
+def _last_batch(consumer: KafkaConsumer, tp: TopicPartition, begin: int, end: int, until: float) -> KafkaEnd | None:
+    """Reads the last record, then some more before it where that is none of ours."""
+    for start in dict.fromkeys((max(begin, end - 1), max(begin, end - _LOOK_BACK))):
+        consumer.assign([tp])
+        consumer.seek(tp, start)
+        found = None
+        while consumer.position(tp) < end:
+            if time.monotonic() > until:
+                raise kafka.errors.KafkaTimeoutError(f"the end of {tp.topic}, partition {tp.partition}, can't be read")
+            for record in consumer.poll(timeout_ms=500).get(tp, ()):
+                found = end_of(record.value) or found
+        if found is not None:
+            return found
+    return None
