@@ -346,12 +346,12 @@ def _reachable(installation: Installation, user: str | None) -> Path:
     bindir = installation.bindir
     if user is None or _open_to_all(bindir):
         return bindir
-    source = bindir.parent
     mark = f"{installation.version}-{int((bindir / 'postgres').stat().st_mtime)}-{(bindir / 'postgres').stat().st_size}"
     target = Path("/var/tmp") / f"sentstream-postgresql-{mark}"  # noqa: S108 - ownership is checked
     if not target.exists():
         unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
-        shutil.copytree(source, unfinished, dirs_exist_ok=True, symlinks=True)
+        for source in _parts(bindir):
+            shutil.copytree(source, unfinished / source.relative_to(_root(bindir)), symlinks=True)
         unfinished.chmod(0o755)
         try:
             unfinished.rename(target)
@@ -359,7 +359,20 @@ def _reachable(installation: Installation, user: str | None) -> Path:
             shutil.rmtree(unfinished)
     if target.stat().st_uid != os.geteuid() or target.stat().st_mode & stat.S_IWOTH:
         raise PreconditionError(f"{target} is not ours.", "Remove it: it should hold a copy of PostgreSQL's programs.")
-    return target / bindir.name
+    return target / bindir.relative_to(_root(bindir))
+
+
+def _root(bindir: Path) -> Path:
+    """The folder that holds everything these programs need: they find each other by relative paths from there."""
+    return bindir.parents[2]
+
+
+def _parts(bindir: Path) -> Iterator[Path]:
+    """The installation, and for the wheel the folder of shared libraries beside its package."""
+    yield bindir.parent
+    libraries = bindir.parents[1].with_suffix(".libs")
+    if libraries.is_dir():
+        yield libraries
 
 
 def _open_to_all(path: Path) -> bool:
