@@ -80,7 +80,7 @@ class Alignment:
     that would have needed them are inconclusive.
     """
 
-    def __init__(self, drawn: int, seen: Snapshot, most: int = 400_000) -> None:
+    def __init__(self, drawn: int, seen: Snapshot, most: int = 250_000) -> None:
         self._x = drawn
         self._h = seen
         self._near = seen.xmax

@@ -100,6 +100,8 @@ class Flushed:
     overwritten: tuple[Overwritten, ...] = ()
     #: campaigns whose ``campaigns.sent`` was written
     wrote: tuple[int, ...] = ()
+    #: the flush's verdicts, and those on the store itself
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def with_store_faults(flush: Flush, found: Mapping[int, Stored]) -> Flush:

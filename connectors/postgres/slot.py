@@ -1,0 +1,134 @@
+"""The replication slot, as the server sees it: is it there, whose is it, does it still hold what we need?
+
+The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by somebody begins beyond the
+state's position, and the gap rule does the rest (DESIGN 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from stream.core.align import Snapshot
+from stream.core.errors import PreconditionError
+from stream.core.position import parse_lsn
+
+Connection = psycopg.Connection[Any]
+
+#: error class 55, and what the server says of a slot that lost its WAL
+_CAN_FAILOVER = 170_000
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row of ``pg_replication_slots``. ``confirmed``: LSN; ``lost``: it was invalidated, or its WAL is gone."""
+
+    name: str
+    plugin: str | None
+    database: str | None
+    temporary: bool
+    active_pid: int | None
+    confirmed: int
+    wal_status: str | None
+    lost: bool
+
+
+def find(connection: Connection, name: str) -> Slot | None:
+    """The slot of that name; names are cluster-wide, so it may be another database's."""
+    row = connection.execute(
+        "SELECT slot_name, plugin, database, temporary, active_pid, coalesce(confirmed_flush_lsn, '0/0')::text,"
+        " wal_status, to_jsonb(s) FROM pg_replication_slots s WHERE slot_name = %s::text",
+        (name,),
+    ).fetchone()
+    if row is None:
+        return None
+    everything = row[7]
+    lost = row[6] == "lost" or bool(everything.get("invalidation_reason")) or bool(everything.get("conflicting"))
+    return Slot(row[0], row[1], row[2], row[3], row[4], parse_lsn(row[5]), row[6], lost)
+
+
+def ensure(connection: Connection, name: str) -> tuple[Slot, str | None]:
+    """The permanent slot, made where it is missing and made again where it was lost; and what was done, if anything.
+
+    :exc:`PreconditionError` where the name belongs to something that we must not touch, or we may not make it.
+    """
+    slot = find(connection, name)
+    done = None
+    if slot is not None:
+        check_ours(connection, slot)
+        if slot.lost:
+            connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
+            done, slot = f"slot {name} had lost its WAL ({slot.wal_status}) and was made again", None
+    if slot is None:
+        create(connection, name)
+        done = done or f"slot {name} was made"
+        slot = find(connection, name)
+    if slot is None:
+        raise PreconditionError(f"the slot {name} vanished as it was made.", "Look who drops it; then start again.")
+    return slot, done
+
+
+def check_ours(connection: Connection, slot: Slot) -> None:
+    """:exc:`PreconditionError` where the slot is another plugin's or another database's."""
+    if slot.plugin != "pgoutput":
+        raise PreconditionError(
+            f"the slot {slot.name} is of plugin {slot.plugin or '(physical)'}, not pgoutput.",
+            "Give SLOT_NAME another name, or drop that slot if nobody needs it.",
+        )
+    row = connection.execute("SELECT current_database()").fetchone()
+    if row is not None and slot.database != row[0]:
+        raise PreconditionError(
+            f"the slot {slot.name} belongs to database {slot.database}, not {row[0]}: slot names are cluster-wide.",
+            "Give SLOT_NAME another name.",
+        )
+
+
+def create(connection: Connection, name: str) -> None:
+    """Make the permanent slot; with failover where the server knows it."""
+    try:
+        if connection.info.server_version >= _CAN_FAILOVER:
+            connection.execute(
+                "SELECT pg_create_logical_replication_slot(%s::name, 'pgoutput', false, false, true)", (name,)
+            )
+        else:
+            connection.execute("SELECT pg_create_logical_replication_slot(%s::name, 'pgoutput')", (name,))
+    except psycopg.errors.DuplicateObject:
+        return  # another reader was quicker
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise PreconditionError(
+            f"the slot {name} is missing, and this role may not make it ({error.diag.message_primary}).",
+            "Run `sentstream setup --part replication` as a role with REPLICATION.",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The server at one moment: its time in microseconds since 1970, and where its WAL then ended."""
+
+    time: int
+    wal_end: int
+
+
+def clock(connection: Connection) -> Clock:
+    """Where the WAL ends, and what time it is there. Whatever commits before has its record below ``wal_end``."""
+    row = connection.execute(
+        "SELECT pg_current_wal_insert_lsn()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    ).fetchone()
+    assert row is not None
+    return Clock(row[1], parse_lsn(row[0]))
+
+
+def snapshot(connection: Connection) -> Snapshot:
+    """Which transactions are visible now."""
+    row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+    assert row is not None
+    return Snapshot.parse(row[0])
+
+
+def draw_xid(connection: Connection) -> int:
+    """A transaction id of our own (64 bits), assigned and done with."""
+    row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    assert row is not None
+    return int(row[0])

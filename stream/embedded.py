@@ -1,0 +1,206 @@
+"""The embedded shape: one process, no Kafka. Reader -> batch -> partition -> flush -> confirm.
+
+Sessions follow one another until it is told to stop: a lost connection, a restarted server or another owner of the
+watermarks ends one, and the next begins from what PostgreSQL holds. What can't be cured by trying again (a database
+that is not as ``setup`` leaves it, a message that can't be decoded) ends the process, loudly.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from stream import failpoints
+from stream.config import Settings
+from stream.core.errors import FencedError, SentstreamError, UnreachableError
+from stream.core.feed import Flushes, Inbox
+from stream.core.pace import Backoff
+from stream.session import Session, SessionOptions
+from stream.wal import WalOptions
+
+log = logging.getLogger("sentstream.run")
+
+
+class Embedded:
+    """The sessions, one after the other. ``stop`` ends them; ``session`` is the one that runs now."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        feed: Flushes,
+        on_status: Callable[[int, str, str], None] = lambda *_: None,
+        on_unbased: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._feed = feed
+        self._on_status = on_status
+        self._on_unbased = on_unbased
+        self.stop = threading.Event()
+        self.session: Session | None = None
+        self.sessions = 0
+
+    def run(self, *, once: bool = False) -> None:
+        """Until ``stop`` is set. Raises what can't be cured by trying again; with ``once`` also a lost connection."""
+        backoff = Backoff(first=0.2, most=self._settings().reconnect_max)
+        while not self.stop.is_set():
+            session = self.session = self._session()
+            self.sessions += 1
+            began = time.monotonic()
+            try:
+                session.run()
+                continue
+            except FencedError as error:
+                log.warning("%s", error)
+            except (UnreachableError, psycopg.Error, OSError) as error:
+                if once or (session.opened_at is None and self.sessions == 1):
+                    raise _unreachable(error) from error
+                log.warning("%s", _plain(error))
+            backoff = Backoff(backoff.first, backoff.most) if time.monotonic() - began > 30 else backoff
+            backoff = backoff.failed()
+            log.info("connecting again in %.1f s", backoff.pause)
+            self.stop.wait(backoff.pause)
+
+    def _session(self) -> Session:
+        settings = self._settings()
+        options = SessionOptions(
+            WalOptions(
+                settings.database_url,
+                settings.slot_name,
+                settings.publication,
+                settings.mailer_schema,
+                settings.slot_kind == "temporary",
+                settings.recount_timeout + settings.recount_lock_timeout,
+            ),
+            settings.removed,
+            settings.write_back,
+            lambda: self._settings().flush_interval,
+        )
+        return Session(options, self._feed, self.stop, self._on_status, self._on_unbased)
+
+    def written(self) -> int:
+        """The LSN up to which counts are written, by this session."""
+        return self.session.written.lsn if self.session is not None else 0
+
+
+def _unreachable(error: Exception) -> SentstreamError:
+    if isinstance(error, SentstreamError):
+        return error
+    return UnreachableError(f"{_plain(error)}.", "Look at the server's log; `sentstream doctor` checks the rest.")
+
+
+def _plain(error: Exception) -> str:
+    """One line, with what to do where the server told us what is wrong."""
+    if isinstance(error, psycopg.errors.DiskFull):
+        return f"the server's disk is full ({error.diag.message_primary}): free space there; nothing is confirmed until then"
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return "the server is read-only now (a standby?): DATABASE_URL must lead to the primary"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run(settings: Settings, once: bool = False, reload: Callable[[], Settings] | None = None) -> int:
+    """Run until SIGTERM or Ctrl-C, then flush, confirm and return 0. With ``once``: catch up, flush, recount, and
+    return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings."""
+    current = settings
+    failpoints.arm(getattr(settings, "failpoints", ""))
+
+    def now() -> Settings:
+        return current
+
+    inbox = Inbox()
+    if once:
+        return _once(now, inbox)
+
+    from stream.reconciler import Reconciler  # noqa: PLC0415 - not for --once
+
+    reconciler = Reconciler(now)
+    embedded = Embedded(now, inbox, reconciler.saw_status, reconciler.saw_unbased)
+
+    def on_hup(_signal: int, _frame: Any) -> None:
+        nonlocal current
+        if reload is not None:
+            try:
+                current = reload()
+                log.info("settings were read again")
+            except SentstreamError as error:
+                log.error("settings were not read again: %s", error)
+
+    with _signals(embedded.stop, on_hup):
+        helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
+        helper.start()
+        server = _start_web(settings, inbox)
+        try:
+            embedded.run()
+        finally:
+            embedded.stop.set()
+            helper.join(timeout=10)
+            if server is not None:
+                server.stop()
+    log.info("flushed and confirmed up to %s; bye", embedded.session.written if embedded.session else "nothing")
+    return 0
+
+
+def _start_web(settings: Settings, inbox: Inbox) -> Any:
+    """The HTTP server in a thread of its own; without it the counts go on all the same."""
+    from stream.web import server  # noqa: PLC0415 - FastAPI is slow to import
+
+    return server.start(settings, inbox)
+
+
+def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
+    """Catch up with the WAL as it stands, flush, recount."""
+    from stream.reconciler import recount_once  # noqa: PLC0415
+
+    embedded = Embedded(now, inbox)
+    result: list[int] = []
+    failure: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            while not embedded.stop.is_set():
+                session = embedded.session
+                if session is not None and session.opened_at is not None and session.written.lsn >= session.opened_at:
+                    result.append(recount_once(now(), embedded.stop))
+                    return
+                embedded.stop.wait(0.02)
+        except BaseException as error:  # raised again below, in the main thread
+            failure.append(error)
+        finally:
+            embedded.stop.set()
+
+    with _signals(embedded.stop, lambda *_: None):
+        follower = threading.Thread(target=follow, name="once", daemon=True)
+        follower.start()
+        embedded.run(once=True)
+        embedded.stop.set()
+        follower.join(timeout=10)
+    if failure:
+        raise failure[0]
+    return result[0] if result else 130
+
+
+class _signals:  # noqa: N801 - used as a function
+    """SIGTERM and SIGINT set ``stop``, SIGHUP calls ``on_hup``; as they were before, afterwards."""
+
+    def __init__(self, stop: threading.Event, on_hup: Callable[[int, Any], None]) -> None:
+        self._handlers: dict[int, Any] = {
+            signal.SIGTERM: lambda *_: stop.set(),
+            signal.SIGINT: lambda *_: stop.set(),
+            signal.SIGHUP: on_hup,
+        }
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._handlers.items():
+            self._before[number] = signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

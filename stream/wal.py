@@ -1,0 +1,295 @@
+"""The WAL as transactions: slot, walsender, fold and alignment put together, for whichever shape reads it.
+
+Opening takes the slot (waiting where another reader holds it), draws the transaction id X and the snapshot H of the
+alignment, and says where reading begins. Then :meth:`WalReader.read` returns what was folded; a small thread beside it
+asks the server every two seconds for its time and the end of its WAL, whether publication and identities are still as
+``setup`` made them, and now and then for a snapshot to forget by.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+
+from connectors.postgres import slot as slots
+from connectors.postgres.connect import connect, connect_replication
+from connectors.postgres.replication import SlotBusyError, Walsender
+from connectors.postgres.setup.conformance import check
+from stream.core.align import Alignment, Snapshot
+from stream.core.entries import Transaction
+from stream.core.epoch import Server
+from stream.core.errors import PreconditionError, UnreachableError
+from stream.core.fold import Fold, Tables
+from stream.core.pace import TICK
+from stream.failpoints import at
+
+log = logging.getLogger("sentstream.wal")
+
+#: a stream that says nothing for so long is dead: a living one answers our question every two seconds. Long, for a
+#: server that decodes a huge transaction may not look up for a while.
+SILENCE: Final = 120.0
+_SNAPSHOT_EVERY: Final = 10.0
+_FEEDBACK_EVERY: Final = 1.0
+_CONFIRM_EVERY: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WalOptions:
+    """``memory``: seconds that a recount may last; what is younger than that is remembered for its alignment."""
+
+    database_url: str
+    slot: str = "sentstream"
+    publication: str = "sentstream"
+    mailer_schema: str = "public"
+    temporary: bool = False
+    memory: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """``begin``: the slot's confirmed LSN, where reading begins; ``server``: who it is, and where its WAL ends."""
+
+    begin: int
+    server: Server
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """``transactions``: those that moved something; ``end``: all that committed before it has been read; ``as_of``: the
+    time up to which all is contained, microseconds since 1970, 0 where nothing new is known."""
+
+    transactions: list[Transaction]
+    end: int
+    as_of: int
+
+
+class WalReader:
+    """One life of a replication connection."""
+
+    def __init__(self, options: WalOptions) -> None:
+        self._options = options
+        self._fold = Fold(Tables(options.mailer_schema))
+        self._control: psycopg.Connection[Any] | None = None
+        self._walsender: Walsender | None = None
+        self._alignment: Alignment | None = None
+        self._watch: _Watch | None = None
+        self._wal_end = 0
+        self._received = self._confirmed = self._told = 0
+        self._fed_at = self._asked_at = self._heard_at = 0.0
+        self._mark: slots.Clock | None = None
+
+    @property
+    def behind(self) -> int:
+        """Bytes of WAL not read yet, by the server's last word."""
+        return max(0, self._wal_end - self._received)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is half read."""
+        return self._fold.open
+
+    # ---- opening ------------------------------------------------------------------------------------------------
+
+    def open(self, stop: threading.Event) -> Opened | None:
+        """Take the slot; None where ``stop`` was set while another reader held it.
+
+        :exc:`PreconditionError` where the database is not as ``setup`` leaves it.
+        """
+        options = self._options
+        control = self._control = connect(options.database_url, "control", settings={"statement_timeout": "30s"})
+        conform(control, options)
+        walsender = self._walsender = Walsender(connect_replication(options.database_url))
+        system = walsender.identify()
+        if not self._take_slot(control, walsender, stop):
+            return None
+        taken = slots.find(control, options.slot)
+        if taken is None:
+            raise UnreachableError(f"the slot {options.slot} vanished as it was taken.")
+        drawn = slots.draw_xid(control)
+        self._alignment = Alignment(drawn, slots.snapshot(control))
+        clock = slots.clock(control)
+        self._received = self._confirmed = self._told = taken.confirmed
+        self._wal_end = clock.wal_end
+        self._heard_at = time.monotonic()
+        self._watch = _Watch(control, options)
+        self._watch.start()
+        return Opened(taken.confirmed, Server(system.identifier, system.timeline, clock.wal_end))
+
+    def _take_slot(self, control: psycopg.Connection[Any], walsender: Walsender, stop: threading.Event) -> bool:
+        options, told = self._options, 0.0
+        while not stop.is_set():
+            holder = self._holder(control)
+            if holder is None:
+                try:
+                    if options.temporary:
+                        walsender.create_temporary_slot(options.slot)
+                    else:
+                        _, done = slots.ensure(control, options.slot)
+                        if done:
+                            log.warning("%s; counts start from a new baseline", done)
+                    walsender.start(options.slot, options.publication)
+                    return True
+                except SlotBusyError as error:
+                    holder = str(error)
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                log.info("waiting for the slot %s: %s", options.slot, holder)
+            stop.wait(0.5)
+        return False
+
+    def _holder(self, control: psycopg.Connection[Any]) -> str | None:
+        slot = slots.find(control, self._options.slot)
+        if slot is None:
+            return None
+        if self._options.temporary and not slot.temporary:
+            raise PreconditionError(
+                f"SLOT_KIND is temporary, but a permanent slot {slot.name} is there and pins WAL.",
+                f"Drop it (SELECT pg_drop_replication_slot('{slot.name}')), or set SLOT_KIND=permanent.",
+            )
+        slots.check_ours(control, slot)
+        if slot.active_pid is None:
+            return None
+        row = control.execute(
+            "SELECT application_name, coalesce(host(client_addr), 'local'), backend_start::text"
+            " FROM pg_stat_activity WHERE pid = %s::int",
+            (slot.active_pid,),
+        ).fetchone()
+        who = f" ({row[0]} from {row[1]} since {row[2]})" if row else ""
+        return f"it is active for PID {slot.active_pid}{who}"
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    def read(self, wait: float) -> Read:
+        """What arrives within ``wait`` seconds; also keeps the server told (feedback) and asked (its position)."""
+        walsender, alignment, watch, fold = self._walsender, self._alignment, self._watch, self._fold
+        assert walsender is not None
+        assert alignment is not None
+        assert watch is not None
+        gulp = walsender.gulp(wait)
+        now = time.monotonic()
+        transactions: list[Transaction] = []
+        if gulp.block:
+            at("before_fold")
+            transactions = alignment.follow(fold.block(gulp.block))
+            at("after_fold")
+        if gulp.block or gulp.wal_end:
+            self._heard_at = now
+        elif now - self._heard_at > SILENCE:
+            raise psycopg.OperationalError(f"the server has said nothing for {SILENCE:.0f} seconds")
+        if fold.end > self._received:
+            self._received = fold.end
+        if gulp.wal_end > self._received and not fold.open:
+            self._received = gulp.wal_end
+        self._obey(watch, alignment)
+        as_of = fold.time if transactions else 0
+        if self._mark is not None and self._received >= self._mark.wal_end and not fold.open:
+            as_of = max(as_of, self._mark.time)
+            self._mark = None
+        self._tell(walsender, now, gulp.wants_reply)
+        return Read(transactions, self._received, as_of)
+
+    def _obey(self, watch: _Watch, alignment: Alignment) -> None:
+        """Take over what the watch has found since."""
+        if watch.failure is not None:
+            raise watch.failure
+        clock = watch.take_clock()
+        if clock is not None:
+            self._wal_end = clock.wal_end
+            if self._mark is None:
+                self._mark = clock
+        seen = watch.take_seen()
+        if seen is not None:
+            alignment.forget(seen)
+
+    def _tell(self, walsender: Walsender, now: float, wants_reply: bool) -> None:
+        ask = self._mark is not None and now - self._asked_at >= TICK / 4
+        since = now - self._fed_at
+        if not (
+            ask or wants_reply or since >= _FEEDBACK_EVERY or (self._confirmed > self._told and since >= _CONFIRM_EVERY)
+        ):
+            return
+        walsender.feedback(self._received, self._confirmed, ask=ask)
+        self._told, self._fed_at = self._confirmed, now
+        if ask:
+            self._asked_at = now
+
+    def confirm(self, lsn: int) -> None:
+        """All below ``lsn`` is durable; the next feedback tells the server. May be called from another thread."""
+        self._confirmed = max(self._confirmed, lsn)
+
+    def close(self) -> None:
+        """Tell the server what is confirmed, and leave. Never raises."""
+        if self._watch is not None:
+            self._watch.stop()
+        try:
+            if self._walsender is not None:
+                if self._confirmed > self._told:
+                    self._walsender.feedback(self._received, self._confirmed)
+                self._walsender.close()
+        except psycopg.Error as error:
+            log.debug("closing the replication connection: %s", error)
+        if self._control is not None:
+            self._control.close()
+
+
+def conform(connection: psycopg.Connection[Any], options: WalOptions) -> None:
+    """:exc:`PreconditionError` where publication or identities are not as ``setup`` made them."""
+    differences = check(connection, options.publication, options.mailer_schema)
+    if differences:
+        raise PreconditionError("; ".join(difference.what for difference in differences), differences[0].fix)
+
+
+class _Watch(threading.Thread):
+    """Asks the server, so that the reading thread never waits for an answer."""
+
+    def __init__(self, control: psycopg.Connection[Any], options: WalOptions) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._connection = control
+        self._options = options
+        self._stopped = threading.Event()
+        self._clocks: deque[slots.Clock] = deque(maxlen=1)
+        self._seen: deque[Snapshot] = deque(maxlen=1)
+        self._snapshots: deque[tuple[float, Snapshot]] = deque()
+        self.failure: Exception | None = None
+
+    def take_clock(self) -> slots.Clock | None:
+        return self._clocks.popleft() if self._clocks else None
+
+    def take_seen(self) -> Snapshot | None:
+        return self._seen.popleft() if self._seen else None
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._connection.cancel_safe(timeout=1)
+        self.join(timeout=5)
+
+    def run(self) -> None:
+        asked = float("-inf")
+        while not self._stopped.wait(TICK):
+            try:
+                conform(self._connection, self._options)
+                self._clocks.append(slots.clock(self._connection))
+                now = time.monotonic()
+                if now - asked >= _SNAPSHOT_EVERY:
+                    asked = now
+                    self._remember(now)
+            except Exception as error:  # handed to the reading thread, which ends on it
+                if not self._stopped.is_set():
+                    self.failure = error
+                return
+
+    def _remember(self, now: float) -> None:
+        """H becomes the newest snapshot that is older than any recount may last."""
+        self._snapshots.append((now, slots.snapshot(self._connection)))
+        old = None
+        while self._snapshots and now - self._snapshots[0][0] > self._options.memory:
+            old = self._snapshots.popleft()[1]
+        if old is not None:
+            self._seen.append(old)
+
