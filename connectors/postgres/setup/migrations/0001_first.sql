@@ -34,6 +34,7 @@ CREATE TABLE sentstream.progress (
     queue_cancelled bigint NOT NULL DEFAULT 0,
     removed         bigint NOT NULL DEFAULT 0,
     sent            bigint NOT NULL DEFAULT 0,
+    written         bigint,                        -- what we last wrote into campaigns.sent (or found right there)
     floor_lsn       pg_lsn,
     verified_at     timestamptz,
     verified_lsn    pg_lsn
