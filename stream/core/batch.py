@@ -75,7 +75,7 @@ class Batcher:
             minute = time // MINUTE
             if minute != self._minute:
                 if self.waiting:
-                    closed += self.cut(self._end, self._as_of)
+                    closed += self.cut(self._end, self._as_of, idle=False)
                 self._minute = minute
             if single is not None and len(entries) == 1:
                 single.entries.append((lsn, 0, entries[0]))
@@ -113,15 +113,16 @@ class Batcher:
             recount.run_id, recount.trigger, recount.started_at, recount.lsn, mine, recount.rebase, recount.reason
         )
 
-    def cut(self, end: Position | None = None, as_of: int = 0) -> list[Batch]:
-        """Close the batch of every partition at ``end`` (default: behind the last transaction), entries or none.
+    def cut(self, end: Position | None = None, as_of: int = 0, *, idle: bool = True) -> list[Batch]:
+        """Close the batch of every partition at ``end`` (default: behind the last transaction), entries or none;
+        without ``idle``, only of those that have entries: the tiles of the others grow.
 
         An ``end`` that lies behind the last one is taken for it: keepalives may be older than a commit.
         """
         end = max(end or self._end, self._end)
         as_of = max(as_of, self._as_of) if as_of else self._as_of
         self._end, self._as_of = end, as_of
-        return [self._close(number, end, as_of) for number in range(len(self._parts))]
+        return [self._close(number, end, as_of) for number, part in enumerate(self._parts) if idle or part.entries]
 
     def _close(self, number: int, end: Position, as_of: int) -> Batch:
         part = self._parts[number]

@@ -1,0 +1,175 @@
+"""The role `read`: WAL -> transactions -> batches -> Kafka -> confirm.
+
+One thread does all of it, in this order, round after round: send what was cut, look at what was acknowledged, confirm
+what every partition has, read more if there is room. So nothing can be confirmed that was not looked at, memory is
+bounded by what may be in flight, and the server is told that we live whether or not there is room to read.
+
+A failure ends the session: the next one begins at the slot's confirmed LSN and sends again what was not acknowledged
+by then. Workers know repetitions when they see them. See DESIGN 2 and 6.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from connectors.kafka.cluster import Cluster
+from connectors.kafka.publish import Publisher, last_ends
+from connectors.postgres.connect import connect
+from connectors.postgres.store import Store
+from stream.core.batch import Batcher
+from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK
+from stream.core.partitioner import partition_of
+from stream.core.position import Position, lsn_text
+from stream.epochs import Settled, settle
+from stream.failpoints import at
+from stream.wal import Opened, WalOptions, WalReader
+
+log = logging.getLogger("sentstream.reader")
+
+#: seconds that a stop waits for acknowledgements; what comes later is sent again by the next reader
+_LAST_WAIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderOptions:
+    """``topic``: of changes; ``in_flight``: bytes not yet acknowledged at which reading pauses."""
+
+    wal: WalOptions
+    cluster: Cluster
+    topic: str
+    partitions: int
+    in_flight: int = 32 << 20
+
+
+@dataclass(slots=True)
+class ReaderState:
+    """What the reader can say of itself, for `status`, health and metrics. Times are monotonic seconds."""
+
+    epoch: int = 0
+    confirmed: int = 0
+    behind: int = 0
+    in_flight: int = 0
+    records: int = 0
+    bytes: int = 0
+    entries: int = 0
+    sessions: int = 0
+    began_at: float = 0.0
+    moved_at: float = 0.0
+    waiting_for_slot: bool = False
+
+
+class ReaderSession:
+    """One life: ``run`` returns when ``stop`` is set, all acknowledged and confirmed, and raises what ended it
+    otherwise. ``progress``: called once a round."""
+
+    def __init__(
+        self,
+        options: ReaderOptions,
+        stop: threading.Event,
+        state: ReaderState | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._options = options
+        self._stop = stop
+        self._progress = progress
+        self._reader = WalReader(options.wal)
+        self.state = state if state is not None else ReaderState()
+
+    def run(self) -> None:
+        options, state = self._options, self.state
+        try:
+            state.waiting_for_slot = True
+            opened = self._reader.open(self._stop)
+            if opened is None:
+                return
+            state.waiting_for_slot = False
+            settled = self._settle(opened)
+            begin = Position(opened.begin)
+            with Publisher(
+                options.cluster, options.topic, options.partitions, begin, in_flight=options.in_flight, at=at
+            ) as publisher:
+                state.sessions += 1
+                state.epoch, state.confirmed = settled.epoch, opened.begin
+                state.began_at = state.moved_at = time.monotonic()
+                log.info(
+                    "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
+                    lsn_text(opened.begin),
+                    settled.epoch,
+                    options.partitions,
+                    options.topic,
+                    (opened.server.wal_end - opened.begin) / 1e6,
+                )
+                self._loop(settled.epoch, begin, publisher)
+                if publisher.drain(_LAST_WAIT):
+                    self._confirm(publisher)
+                else:
+                    log.warning("stopping with %d bytes not acknowledged; they are sent again", publisher.in_flight)
+        finally:
+            self._reader.close()
+
+    def _settle(self, opened: Opened) -> Settled:
+        options = self._options
+        ends = last_ends(options.cluster, options.topic, options.partitions)
+        store = Store(options.wal.mailer_schema)
+        with connect(options.wal.database_url, "epoch", settings={"lock_timeout": "10s"}) as connection:
+            return settle(
+                store,
+                connection,
+                opened.server,
+                opened.begin,
+                options.partitions,
+                partial(partition_of, partitions=options.partitions),
+                ends,
+            )
+
+    def _loop(self, epoch: int, begin: Position, publisher: Publisher) -> None:
+        reader, state, options = self._reader, self.state, self._options
+        batcher = Batcher(epoch, begin, options.partitions, partial(partition_of, partitions=options.partitions))
+        cut_at = ticked_at = time.monotonic()
+        end, as_of = begin, 0
+        while not self._stop.is_set():
+            publisher.poll()
+            self._confirm(publisher)
+            self._progress()
+            if not publisher.room:
+                reader.tell()
+                publisher.wait(0.1)
+                continue
+            now = time.monotonic()
+            wait = max(0.0, (cut_at + CUT if batcher.waiting else ticked_at + TICK) - now)
+            read = reader.read(min(wait, 0.25) if publisher.idle else min(wait, 0.02))
+            batches = batcher.add(read.transactions)
+            state.entries += sum(len(transaction.entries) for transaction in read.transactions)
+            if not reader.in_transaction:
+                end = Position(read.end)
+            as_of = max(as_of, read.as_of)
+            now = time.monotonic()
+            state.behind = reader.behind
+            if now - ticked_at >= TICK:
+                batches += batcher.cut(end, as_of)
+                cut_at = ticked_at = now
+            elif now - cut_at >= (BEHIND_FLUSH if reader.behind > FAR_BEHIND else CUT):
+                batches += batcher.cut(end, as_of, idle=False)
+                cut_at = now
+            for batch in batches:
+                publisher.send(batch)
+            if batches:
+                at("after_send")
+        for batch in batcher.cut(end, as_of):
+            publisher.send(batch)
+
+    def _confirm(self, publisher: Publisher) -> None:
+        state = self.state
+        state.in_flight, state.records, state.bytes = publisher.in_flight, publisher.records, publisher.bytes
+        durable = publisher.durable.lsn
+        if durable > state.confirmed:
+            at("before_confirm")
+            self._reader.confirm(durable)
+            state.confirmed = durable
+            state.moved_at = time.monotonic()
+            at("after_confirm")
