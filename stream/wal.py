@@ -219,6 +219,14 @@ class WalReader:
         if ask:
             self._asked_at = now
 
+    def tell(self) -> None:
+        """Keep the server told without reading on: for whoever has no room for more. Raises what the watch found."""
+        assert self._walsender is not None
+        assert self._watch is not None
+        if self._watch.failure is not None:
+            raise self._watch.failure
+        self._tell(self._walsender, time.monotonic(), False)
+
     def confirm(self, lsn: int) -> None:
         """All below ``lsn`` is durable; the next feedback tells the server. May be called from another thread."""
         self._confirmed = max(self._confirmed, lsn)
