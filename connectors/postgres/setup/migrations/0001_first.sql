@@ -35,7 +35,6 @@ CREATE TABLE sentstream.progress (
     removed         bigint NOT NULL DEFAULT 0,
     sent            bigint NOT NULL DEFAULT 0,
     written         bigint,                        -- what we last wrote into campaigns.sent (or found right there)
-    written         bigint,                       -- campaigns.sent as one of us wrote or raised it last
     floor_lsn       pg_lsn,
     verified_at     timestamptz,
     verified_lsn    pg_lsn
