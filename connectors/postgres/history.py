@@ -1,0 +1,31 @@
+"""Reading ``sentstream.history``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+_OF_ONE = """
+SELECT minute, kind, sent FROM sentstream.history
+WHERE campaign_id = %(campaign)s::integer AND minute >= %(since)s::timestamptz AND minute < %(until)s::timestamptz
+ORDER BY minute, kind
+"""
+_OF_ALL = """
+SELECT minute, kind, sum(sent)::bigint FROM sentstream.history
+WHERE minute >= %(since)s::timestamptz AND minute < %(until)s::timestamptz
+GROUP BY minute, kind ORDER BY minute, kind
+"""
+
+
+def read_history(
+    connection: psycopg.Connection[Any], campaign_id: int | None, since: datetime, until: datetime
+) -> tuple[list[tuple[datetime, int]], list[tuple[datetime, str, int]]]:
+    """Mails by minute, and what changed ``sent`` otherwise (minute, kind, sent); of one campaign, or of all."""
+    asked = {"campaign": campaign_id, "since": since, "until": until}
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_OF_ALL if campaign_id is None else _OF_ONE, asked).fetchall()
+    minutes = [(minute, sent) for minute, kind, sent in rows if kind == "flow"]
+    return minutes, [(minute, kind, sent) for minute, kind, sent in rows if kind != "flow"]

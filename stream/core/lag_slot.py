@@ -1,0 +1,232 @@
+"""How far the slot and the flush are behind, and what to do about it: the PostgreSQL half of ``lag``.
+
+Two numbers matter. *Seconds*: the age of ``as_of``, up to which everything is counted; it is two at rest, for the tick
+carries it on. *Bytes*: the WAL that the slot holds back, which fills the server's disk while nobody reads. A watermark
+remembers when it was written, so one look can already tell what has been standing still for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stream.core.lag import Sample, Verdict, Window, judge, worst
+
+#: what ``pg_replication_slots.wal_status`` says of a slot whose WAL is gone, or about to go
+LOST: Final = "lost"
+UNRESERVED: Final = "unreserved"
+#: seconds after a flush in which whoever made it is taken to be alive
+STILL_THERE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MarkLook:
+    """A row of ``sentstream.watermarks``. Times are seconds of the database's clock."""
+
+    partition: int
+    lsn: int
+    based: bool
+    as_of: float | None
+    flushed_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the slot and the watermarks. ``at``: seconds of the database's clock; ``wal``: the end of the WAL; where
+    there is no slot of that name, its LSNs are None and ``exists`` is false."""
+
+    at: float
+    wal: int
+    slot: str
+    exists: bool = False
+    active_pid: int | None = None
+    wal_status: str | None = None
+    confirmed: int | None = None
+    restart: int | None = None
+    safe_wal_size: int | None = None
+    marks: tuple[MarkLook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLag:
+    """``bytes``: WAL that is not confirmed; ``held``: WAL that the server keeps for the slot; ``safe``: how much more it
+    may grow before the server gives the slot up (None: without end)."""
+
+    name: str
+    verdict: Verdict
+    bytes: int | None
+    seconds: float | None
+    wal_status: str | None
+    active_pid: int | None
+    held: int | None
+    safe: int | None
+    advice: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "wal_status": self.wal_status,
+            "active": self.active_pid is not None,
+            "held_bytes": self.held,
+            "safe_wal_size": self.safe,
+            "verdict": self.verdict.value,
+            "advice": self.advice,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLag:
+    """``age``: seconds since the partition that waits longest was flushed."""
+
+    verdict: Verdict
+    age: float | None
+    partitions: int
+    unbased: tuple[int, ...]
+    advice: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "age_seconds": self.age,
+            "partitions": self.partitions,
+            "unbased": list(self.unbased),
+            "verdict": self.verdict.value,
+            "advice": self.advice,
+        }
+
+
+@dataclass(slots=True)
+class Judge:
+    """Judges looks over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry."""
+
+    window: float
+    allowed: float
+    allowed_bytes: int
+    _slot: Window = field(init=False)
+    _marks: dict[int, Window] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slot = Window(self.window)
+
+    def look(self, look: Look) -> tuple[SlotLag, FlushLag]:
+        """What a look says, with those before it."""
+        return self._judge_slot(look), self._judge_flush(look)
+
+    def _judge_slot(self, look: Look) -> SlotLag:
+        seconds = _age(look)
+        if not self._slot.samples:
+            for sample in _remembered(look, self.window):
+                self._slot.add(sample)
+        self._slot.add(Sample(look.at, _read_up_to(look), look.wal, seconds, _is_read(look)))
+        verdict = judge(list(self._slot.samples), now=look.at, window=self.window, allowed=self.allowed)
+        held = None if look.restart is None else max(0, look.wal - look.restart)
+        if not look.exists or look.wal_status == LOST:
+            verdict = Verdict.STOP
+        elif look.wal_status == UNRESERVED or (held or 0) > self.allowed_bytes:
+            verdict = worst((verdict, Verdict.WARN))
+        return SlotLag(
+            look.slot,
+            verdict,
+            None if look.confirmed is None else max(0, look.wal - look.confirmed),
+            None if seconds is None else round(seconds, 3),
+            look.wal_status,
+            look.active_pid,
+            held,
+            look.safe_wal_size,
+            _slot_advice(look, verdict),
+        )
+
+    def _judge_flush(self, look: Look) -> FlushLag:
+        verdicts = [self._judge_mark(look, mark) for mark in look.marks]
+        ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
+        unbased = tuple(mark.partition for mark in look.marks if not mark.based)
+        verdict = worst(verdicts) if verdicts else Verdict.STOP
+        if unbased:
+            verdict = worst((verdict, Verdict.WARN))
+        age = round(max(0.0, *ages), 3) if ages else None
+        return FlushLag(verdict, age, len(look.marks), unbased, _flush_advice(look, verdict, unbased))
+
+    def _judge_mark(self, look: Look, mark: MarkLook) -> Verdict:
+        window = self._marks.setdefault(mark.partition, Window(self.window))
+        if not window.samples and mark.flushed_at is not None:
+            window.add(Sample(max(mark.flushed_at, look.at - self.window), mark.lsn, mark.lsn))
+        seconds = None if mark.as_of is None else max(0.0, look.at - mark.as_of)
+        window.add(Sample(look.at, mark.lsn, look.wal, seconds))
+        return judge(list(window.samples), now=look.at, window=self.window, allowed=self.allowed)
+
+
+def overall(slot: SlotLag, flush: FlushLag, groups: Mapping[str, Verdict] | None = None) -> Verdict:
+    """The worst of them."""
+    return worst((slot.verdict, flush.verdict, *(groups or {}).values()))
+
+
+def _age(look: Look) -> float | None:
+    """Seconds since the oldest ``as_of``."""
+    times = [mark.as_of for mark in look.marks]
+    known = [time for time in times if time is not None]
+    return max(0.0, look.at - min(known)) if known and len(known) == len(times) else None
+
+
+def _remembered(look: Look, window: float) -> list[Sample]:
+    """What the watermarks tell of the time before the first look: nothing has moved since the newest of them."""
+    flushed = [mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
+    if not flushed:
+        return []
+    at = max(*flushed, look.at - window)
+    done = _read_up_to(look)
+    return [Sample(at, done, look.wal)] if at < look.at and done is not None else []
+
+
+def _read_up_to(look: Look) -> int | None:
+    """How far the slot has been read. The confirmed LSN, or what is flushed already: while a backlog is caught up the slot
+    itself stands still, for its copy is read."""
+    if look.confirmed is None or not look.marks:
+        return look.confirmed
+    return max(look.confirmed, min(mark.lsn for mark in look.marks))
+
+
+def _is_read(look: Look) -> bool:
+    """Whether somebody reads the slot, or its copy: then something is flushed every two seconds."""
+    ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
+    return look.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
+
+
+def _slot_advice(look: Look, verdict: Verdict) -> str:
+    if verdict is Verdict.OK:
+        return ""
+    if not look.exists:
+        return (
+            f"There is no slot {look.slot!r}: `sentstream setup --part replication` makes it, and so does a reader "
+            "that starts. Counts are right again after the recount that follows."
+        )
+    if look.wal_status == LOST:
+        return "The server gave the slot's WAL up. A reader that starts makes a new slot; a recount brings the counts."
+    if look.active_pid is None:
+        return "Nobody reads the slot, and WAL piles up on the server: start `sentstream run` (Kafka shape: `read`)."
+    if look.wal_status == UNRESERVED:
+        return "The server will give the slot up soon: raise max_slot_wal_keep_size, or let the reader catch up."
+    if verdict is Verdict.STALL:
+        return "The slot is read and does not get on: see the reader's log, and pg_stat_activity for long transactions."
+    if verdict is Verdict.WARN:
+        return "The reader is behind and catching up: wait, and look again."
+    if verdict is Verdict.REWIND:
+        return "The slot moved back: the database was restored. A new epoch and a recount follow by themselves."
+    return "Too few looks to say: ask again in a minute."
+
+
+def _flush_advice(look: Look, verdict: Verdict, unbased: tuple[int, ...]) -> str:
+    if verdict is Verdict.OK:
+        return ""
+    if not look.marks:
+        return "Nothing has been flushed yet: run `sentstream setup`, then `sentstream run`."
+    if unbased:
+        return "Counts wait for a baseline: the next recount brings it. `sentstream recount` asks for one now."
+    if verdict is Verdict.STALL:
+        return "Counts are not being written: see that sentstream runs, and what its log says of the flush."
+    if verdict is Verdict.WARN:
+        return "Counts are behind and catching up: wait, and look again."
+    if verdict is Verdict.REWIND:
+        return "The database was restored: a new epoch and a recount follow by themselves."
+    return "Too few looks to say: ask again in a minute."

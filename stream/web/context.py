@@ -1,0 +1,45 @@
+"""What the calls have in common: the settings, the live state, sessions. One object, made with the app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from stream.settings import Settings
+from stream.web.follow import Following
+from stream.web.guard import Rules
+from stream.web.live import Live
+from stream.web.problems import Problem
+from stream.web.shelf import Shelf
+
+
+@dataclass(slots=True)
+class Context:
+    """``beside``: the counts arrive by another way than the database (the flush, the topic). ``texts``: what else
+    `/metrics` shows, in the text format of Prometheus; the way in for the metrics of other parts."""
+
+    settings: Settings
+    rules: Rules
+    live: Live
+    following: Following
+    shelf: Shelf
+    beside: bool = False
+    texts: list[Callable[[], bytes]] = field(default_factory=list)
+
+    def loaded(self) -> Live:
+        """The live state; Problem 503 while nothing has been read yet."""
+        if not self.live.loaded:
+            raise Problem(503, "Nothing has been read from the database yet. Try again.", {"Retry-After": "2"})
+        return self.live
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+#: a call's parameter that gets the context
+Shared = Annotated[Context, Depends(_context)]
