@@ -1,0 +1,40 @@
+"""Preparing the mailer's database, checking it, and taking it all off again.
+
+`look` at what is there, `plan` the steps (pure), `apply` them or print them as a `script`; `conformance.check` says
+afterwards, and for ever after, whether it is still so.
+"""
+
+from __future__ import annotations
+
+from connectors.postgres.setup.apply import BlockedError, Blocker, apply
+from connectors.postgres.setup.conformance import Difference, check, countable_from, identity_mode
+from connectors.postgres.setup.look import Found, Wanted, look
+from connectors.postgres.setup.obstacles import Obstacle
+from connectors.postgres.setup.plan import Plan, Step, plan
+from connectors.postgres.setup.rights import Right, missing_rights
+from connectors.postgres.setup.run import plan_of, set_up, tear_down, teardown_plan_of
+from connectors.postgres.setup.script import script
+
+__all__ = [
+    "BlockedError",
+    "Blocker",
+    "Difference",
+    "Found",
+    "Obstacle",
+    "Plan",
+    "Right",
+    "Step",
+    "Wanted",
+    "apply",
+    "check",
+    "countable_from",
+    "identity_mode",
+    "look",
+    "missing_rights",
+    "plan",
+    "plan_of",
+    "script",
+    "set_up",
+    "tear_down",
+    "teardown_plan_of",
+]

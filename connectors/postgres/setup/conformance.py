@@ -1,9 +1,10 @@
 """Whether publication and identities are still as ``setup`` made them: the catalog, in one query.
 
-Counting on when they are not would count wrongly and quietly: ``DROP COLUMN ... CASCADE`` of a listed column takes the whole table
-out of the publication, an identity that goes back to DEFAULT takes the old status out of every update. So the reader
-asks at start, every few seconds, and every recount asks in its own transaction. Only tables of the catalog are read, by name and
-under the transaction's snapshot (no ``to_regclass``, no ``::regclass``, which look at the newest catalog), in about a millisecond.
+Counting on when they are not would count wrongly and quietly: ``DROP COLUMN ... CASCADE`` of a listed column takes the
+whole table out of the publication, an identity that goes back to DEFAULT takes the old status out of every update. So
+the reader asks at start, every few seconds, and every recount asks in its own transaction. Only tables of the catalog
+are read, by name and under the transaction's snapshot (no ``to_regclass``, no ``::regclass``, which look at the newest
+catalog), in a millisecond or two.
 
 A difference is what makes a count wrong or the mailer's statements fail. What is merely different (an added column in
 a list, lists taken off for a migration of the mailer) is none: the reader goes by column names.
@@ -35,7 +36,7 @@ _SETUP = "Run `sentstream setup`."
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as setup made it: ``code`` for programs, ``what`` and ``fix`` for people (or SQL to run)."""
+    """One thing that is not as setup made it: ``code`` for programs, ``what`` for people, ``fix`` in words or SQL."""
 
     code: str
     what: str
@@ -78,8 +79,10 @@ ORDER BY w.ordinal
 """
 
 _PUBLICATION = """
-SELECT b.puballtables, ARRAY_REMOVE(ARRAY[CASE WHEN b.pubinsert THEN 'insert' END, CASE WHEN b.pubupdate THEN 'update' END,
-           CASE WHEN b.pubdelete THEN 'delete' END, CASE WHEN b.pubtruncate THEN 'truncate' END], NULL) AS actions,
+SELECT b.puballtables,
+       array_remove(ARRAY[CASE WHEN b.pubinsert THEN 'insert' END, CASE WHEN b.pubupdate THEN 'update' END,
+                          CASE WHEN b.pubdelete THEN 'delete' END, CASE WHEN b.pubtruncate THEN 'truncate' END], NULL)
+           AS actions,
        ARRAY(SELECT n.nspname::text FROM pg_catalog.pg_publication_namespace s
              JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid WHERE s.pnpubid = b.oid ORDER BY 1) AS schemas,
        ARRAY(SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_publication_rel r
@@ -127,9 +130,9 @@ def identity_mode(conn: psycopg.Connection[Any], mailer_schema: str) -> Mode:
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
             """
-            SELECT c.relreplident, (SELECT i.relname::text FROM pg_catalog.pg_index d
-                                    JOIN pg_catalog.pg_class i ON i.oid = d.indexrelid
-                                    WHERE d.indrelid = c.oid AND d.indisreplident AND d.indisvalid AND d.indislive LIMIT 1)
+            SELECT c.relreplident,
+                   (SELECT i.relname::text FROM pg_catalog.pg_index d JOIN pg_catalog.pg_class i ON i.oid = d.indexrelid
+                    WHERE d.indrelid = c.oid AND d.indisreplident AND d.indisvalid AND d.indislive LIMIT 1)
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = %s::text AND c.relname = 'email_queue'
             """,
@@ -151,9 +154,10 @@ _MODES: dict[str, Mode] = {"f": "full", "d": "default", "n": "nothing"}
 def countable_from(conn: psycopg.Connection[Any]) -> str | None:
     """LSN from which on publication and identities have been right without a break, as text; None when never noted.
 
-    ``setup`` notes it whenever it had to make the publication or put an identity right. The WAL before it can't be counted (and, on
-    servers before 18, can't even be decoded: "publication does not exist"). A slot that stands before it has to be advanced to it; the
-    gap rule then brings a new baseline.
+    ``setup`` notes it whenever it had to make the publication or put an identity right. The WAL before it can't be
+    counted (and, on servers before 18, can't even be decoded: "publication does not exist"). A slot whose confirmed LSN
+    is below it is as good as lost: made again (advancing it would leave transactions that span the point), it begins
+    beyond, and the gap rule brings a new baseline.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
@@ -249,7 +253,7 @@ def _queue_identity(
     elif name is None:
         yield Difference(
             "identity_index_missing",
-            f"The index that was the replica identity of {member.name} is gone: the mailer's updates fail while the table is "
+            f"The index that was the replica identity of {member.name} is gone: the mailer's updates fail while it is "
             "published.",
             _SETUP,
         )
@@ -262,8 +266,8 @@ def _queue_identity(
     elif name != IDENTITY_INDEX or set(columns) != set(IDENTITY_COLUMNS):
         yield Difference(
             "identity_other_index",
-            f"The replica identity of {member.name} is index {quoted(name)} ({', '.join(columns)}) and not {IDENTITY_INDEX} "
-            f"({', '.join(IDENTITY_COLUMNS)}).",
+            f"The replica identity of {member.name} is index {quoted(name)} ({', '.join(columns)}) and not "
+            f"{IDENTITY_INDEX} ({', '.join(IDENTITY_COLUMNS)}).",
             _SETUP,
         )
 
@@ -309,7 +313,8 @@ def _membership(publication: str, member: Member, row: dict[str, Any], schemas: 
         if member.schema not in schemas:
             yield Difference(
                 "table_unpublished",
-                f"Table {member.name} is not in publication {name} (DROP COLUMN ... CASCADE of a listed column does that).",
+                f"Table {member.name} is not in publication {name} (DROP COLUMN ... CASCADE of a listed column does "
+                "that).",
                 _SETUP,
             )
         return
@@ -330,7 +335,8 @@ def _membership(publication: str, member: Member, row: dict[str, Any], schemas: 
     if _letter(row["relreplident"]) == "f":
         yield Difference(
             "full_with_list",
-            f"{member.name} has REPLICA IDENTITY FULL and a column list in publication {name}: every UPDATE of it fails.",
+            f"{member.name} has REPLICA IDENTITY FULL and a column list in publication {name}: every UPDATE of it "
+            "fails.",
             _SETUP if member.is_queue else f"ALTER TABLE {member.name} REPLICA IDENTITY DEFAULT;",
         )
 

@@ -1,0 +1,409 @@
+"""What is there: the facts about server, mailer, schema, publication and slot that the plan is made from.
+
+Only looks. Rights that are missing for a look show as facts (``owned = False``), never as errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import dict_row
+
+from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
+from connectors.postgres.setup.conformance import Difference, check
+from connectors.postgres.setup.names import IDENTITY_INDEX, SCHEMA, quoted
+from connectors.postgres.setup.rights import Right, missing_rights
+from stream.core.status import STATUSES
+
+IdentityMode = Literal["index", "full"]
+Part = Literal["all", "owner", "replication"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What setup shall make.
+
+    ``identity`` None keeps the mode that an earlier setup chose (at first: index). ``role`` gets the rights that
+    running needs. ``release`` takes the column lists off the mailer's tables.
+    """
+
+    slot: str = "sentstream"
+    publication: str = "sentstream"
+    mailer_schema: str = "public"
+    temporary_slot: bool = False
+    identity: IdentityMode | None = None
+    role: str | None = None
+    write_back: bool = True
+    release: bool = False
+    part: Part = "all"
+
+    @property
+    def owns(self) -> bool:
+        """Whether the owner's part is asked for."""
+        return self.part != "replication"
+
+    @property
+    def replicates(self) -> bool:
+        """Whether the slot is asked for."""
+        return self.part != "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the mailer: columns are name -> (type name, not null)."""
+
+    name: str
+    kind: str
+    persistence: str
+    identity: str
+    identity_index: str | None
+    partition: bool
+    parent: bool
+    owner: str
+    owned: bool
+    columns: Mapping[str, tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Whatever relation has the name of our identity index. ``builder`` is the pid of a build that is going on."""
+
+    table: str
+    columns: tuple[str, ...]
+    plain: bool
+    valid: bool
+    builder: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The publication of our name; ``members`` are ``schema.table`` -> (listed columns or None, has a row filter)."""
+
+    owner: str
+    owned: bool
+    all_tables: bool
+    actions: tuple[str, ...]
+    schemas: tuple[str, ...]
+    members: Mapping[tuple[str, str], tuple[tuple[str, ...] | None, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A publication of somebody else under which the mailer's updates would fail with our identity."""
+
+    publication: str
+    listed: tuple[str, ...] | None
+    filtered: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The slot of our name. ``stale``: it stands before the WAL can be counted (see conformance.countable_from)."""
+
+    plugin: str | None
+    kind: str
+    database: str | None
+    temporary: bool
+    active_pid: int | None
+    holder: str | None
+    wal_status: str | None
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything the plan looks at."""
+
+    version: int
+    recovering: bool
+    wal_level: str
+    database: str
+    user: str
+    superuser: bool
+    replication: bool
+    may_create: bool
+    schema_owner: str | None
+    schema_owned: bool
+    schema_tables: tuple[str, ...]
+    schema_version: int | None
+    state: Mapping[str, Any]
+    tables: Mapping[str, Table]
+    elsewhere: tuple[str, ...]
+    bad_statuses: tuple[tuple[str, int], ...]
+    index: Index | None
+    publication: Publication | None
+    conflicts: tuple[Conflict, ...]
+    slot: Slot | None
+    differences: tuple[Difference, ...]
+    roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    missing: Mapping[str, tuple[Right, ...]] = field(default_factory=dict)
+
+
+def mode(found: Found, wanted: Wanted) -> IdentityMode:
+    """The identity that is wanted: as asked for, else as an earlier setup left it, else ``index``."""
+    if wanted.identity is not None:
+        return wanted.identity
+    return "full" if found.state.get("identity_mode") == "full" else "index"
+
+
+def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
+    """The facts, through ``conn``, which must be in autocommit mode. Takes no lock that anybody could feel."""
+    server = _one(conn, _SERVER)
+    state = _state(conn)
+    tables = _tables(conn, wanted.mailer_schema)
+    roles = _roles(conn, wanted, state)
+    return Found(
+        version=server["version"] // 10000,
+        recovering=server["recovering"],
+        wal_level=server["wal_level"],
+        database=server["database"],
+        user=server["role"],
+        superuser=server["superuser"],
+        replication=server["replication"],
+        may_create=server["may_create"],
+        state=state,
+        tables=tables,
+        elsewhere=_elsewhere(conn, wanted.mailer_schema),
+        bad_statuses=_bad_statuses(conn, wanted.mailer_schema, tables) if wanted.owns else (),
+        index=_index(conn, wanted.mailer_schema),
+        publication=_publication(conn, wanted.publication),
+        conflicts=_conflicts(conn, wanted),
+        slot=_slot(conn, wanted.slot, state.get("countable_from")),
+        differences=tuple(check(conn, wanted.publication, wanted.mailer_schema)),
+        roles=roles,
+        missing={
+            role: missing_rights(conn, role, wanted.mailer_schema, wanted.write_back)
+            for role, (exists, _) in roles.items()
+            if exists
+        },
+        **_schema(conn),
+    )
+
+
+_SERVER = """
+SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS recovering,
+       current_setting('wal_level') AS wal_level, current_database()::text AS database, current_user::text AS role,
+       r.rolsuper AS superuser, r.rolsuper OR r.rolreplication AS replication,
+       has_database_privilege(current_database(), 'CREATE') AS may_create
+FROM pg_roles r WHERE r.rolname = current_user
+"""
+
+_TABLES = """
+SELECT c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
+       c.relreplident::text AS identity, c.relispartition AS partition,
+       EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS parent,
+       pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+       (SELECT i.relname::text FROM pg_index d JOIN pg_class i ON i.oid = d.indexrelid
+        WHERE d.indrelid = c.oid AND d.indisreplident AND d.indisvalid) AS identity_index,
+       (SELECT jsonb_object_agg(a.attname, jsonb_build_array(t.typname, a.attnotnull))
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s::text AND c.relname = ANY (%s::text[])
+"""
+
+_INDEX = """
+SELECT coalesce(t.relname::text, i.relname::text) AS "table", d.indexrelid IS NOT NULL
+           AND d.indisunique AND d.indimmediate AND d.indpred IS NULL AND d.indexprs IS NULL AS plain,
+       coalesce(d.indisvalid AND d.indisready AND d.indislive, false) AS valid,
+       ARRAY(SELECT a.attname::text FROM unnest(d.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+             JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum ORDER BY k.place) AS columns,
+       (SELECT min(b.pid) FROM pg_stat_progress_create_index b
+        WHERE b.index_relid = i.oid AND b.datname = current_database()) AS builder
+FROM pg_class i JOIN pg_namespace n ON n.oid = i.relnamespace
+LEFT JOIN pg_index d ON d.indexrelid = i.oid LEFT JOIN pg_class t ON t.oid = d.indrelid
+WHERE n.nspname = %s::text AND i.relname = %s::text
+"""
+
+_PUBLICATION = """
+SELECT pg_get_userbyid(b.pubowner)::text AS owner, pg_has_role(b.pubowner, 'USAGE') AS owned,
+       b.puballtables AS all_tables,
+       array_remove(ARRAY[CASE WHEN b.pubinsert THEN 'insert' END, CASE WHEN b.pubupdate THEN 'update' END,
+                          CASE WHEN b.pubdelete THEN 'delete' END, CASE WHEN b.pubtruncate THEN 'truncate' END], NULL)
+           AS actions,
+       ARRAY(SELECT n.nspname::text FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
+             WHERE s.pnpubid = b.oid) AS schemas,
+       (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname, CASE WHEN r.prattrs IS NOT NULL THEN
+                   (SELECT jsonb_agg(a.attname) FROM pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs::int2[])) END, r.prqual IS NOT NULL))
+        FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE r.prpubid = b.oid) AS members
+FROM pg_publication b WHERE b.pubname = %s::text
+"""
+
+# pg_depend knows which columns a list or a filter uses; those of a filter alone are what the list does not explain
+_CONFLICTS = """
+SELECT b.pubname::text AS publication,
+       CASE WHEN r.prattrs IS NOT NULL THEN
+           ARRAY(SELECT a.attname::text FROM pg_attribute a
+                 WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])) END AS listed,
+       CASE WHEN r.prqual IS NOT NULL THEN
+           ARRAY(SELECT a.attname::text FROM pg_depend d
+                 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                 WHERE d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid AND d.refobjid = r.prrelid
+                   AND d.refobjsubid > 0 AND NOT a.attnum = ANY (coalesce(r.prattrs::int2[], '{}'))) END AS filtered
+FROM pg_publication b JOIN pg_publication_rel r ON r.prpubid = b.oid
+JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s::text AND c.relname = %s::text AND b.pubname <> %s::text AND (b.pubupdate OR b.pubdelete)
+  AND (r.prattrs IS NOT NULL OR r.prqual IS NOT NULL)
+ORDER BY 1
+"""
+
+_SLOT = """
+SELECT s.plugin::text, s.slot_type::text AS kind, s.database::text, s.temporary, s.active_pid, s.wal_status::text,
+       a.application_name::text AS holder,
+       coalesce(s.confirmed_flush_lsn < %s::pg_lsn, false) AS stale
+FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+WHERE s.slot_name = %s::name
+"""
+
+
+def _tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, Table]:
+    rows = _all(conn, _TABLES, (schema, [EMAIL_QUEUE.name, CAMPAIGNS.name]))
+    return {
+        row["name"]: Table(
+            **{**row, "columns": {name: (kind, not_null) for name, (kind, not_null) in (row["columns"] or {}).items()}}
+        )
+        for row in rows
+    }
+
+
+def _elsewhere(conn: psycopg.Connection[Any], schema: str) -> tuple[str, ...]:
+    """Other schemas that have a queue: the likely answer where it is missing."""
+    rows = _all(
+        conn,
+        """
+        SELECT n.nspname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relname = %s::text AND c.relkind IN ('r', 'p') AND n.nspname <> %s::text
+          AND EXISTS (SELECT FROM pg_class o WHERE o.relnamespace = n.oid AND o.relname = %s::text) ORDER BY 1
+        """,
+        (EMAIL_QUEUE.name, schema, CAMPAIGNS.name),
+    )
+    return tuple(row["name"] for row in rows)
+
+
+def _bad_statuses(
+    conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]
+) -> tuple[tuple[str, int], ...]:
+    """Statuses outside the five, with the number of their rows; none where the table can't be read."""
+    queue = tables.get(EMAIL_QUEUE.name)
+    if queue is None or "status" not in queue.columns:
+        return ()
+    statement = (
+        f"SELECT status::text AS status, count(*) AS n FROM {quoted(schema, EMAIL_QUEUE.name)} "  # noqa: S608
+        "WHERE status::text <> ALL (%s::text[]) OR status IS NULL GROUP BY 1 ORDER BY 1"
+    )
+    try:
+        rows = _all(conn, statement, (list(STATUSES),))
+    except psycopg.errors.InsufficientPrivilege:
+        return ()
+    return tuple(("NULL" if row["status"] is None else repr(row["status"]), row["n"]) for row in rows)
+
+
+def _index(conn: psycopg.Connection[Any], schema: str) -> Index | None:
+    for row in _all(conn, _INDEX, (schema, IDENTITY_INDEX)):
+        return Index(row["table"], tuple(row["columns"]), row["plain"], row["valid"], row["builder"])
+    return None
+
+
+def _publication(conn: psycopg.Connection[Any], name: str) -> Publication | None:
+    for row in _all(conn, _PUBLICATION, (name,)):
+        return Publication(
+            owner=row["owner"],
+            owned=row["owned"],
+            all_tables=row["all_tables"],
+            actions=tuple(row["actions"]),
+            schemas=tuple(row["schemas"]),
+            members={
+                (schema, table): (None if listed is None else tuple(listed), filtered)
+                for schema, table, listed, filtered in row["members"] or ()
+            },
+        )
+    return None
+
+
+def _conflicts(conn: psycopg.Connection[Any], wanted: Wanted) -> tuple[Conflict, ...]:
+    rows = _all(conn, _CONFLICTS, (wanted.mailer_schema, EMAIL_QUEUE.name, wanted.publication))
+    return tuple(
+        Conflict(
+            row["publication"],
+            None if row["listed"] is None else tuple(row["listed"]),
+            tuple(row["filtered"] or ()),
+        )
+        for row in rows
+    )
+
+
+def _slot(conn: psycopg.Connection[Any], name: str, countable_from: str | None) -> Slot | None:
+    for row in _all(conn, _SLOT, (countable_from, name)):
+        return Slot(**row)
+    return None
+
+
+def _schema(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Owner, tables and version of the schema sentstream."""
+    rows = _all(
+        conn,
+        """
+        SELECT pg_get_userbyid(n.nspowner)::text AS owner,
+               pg_has_role(n.nspowner, 'USAGE') OR has_schema_privilege(n.oid, 'CREATE') AS owned,
+               ARRAY(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r' ORDER BY 1)
+                   AS tables
+        FROM pg_namespace n WHERE n.nspname = %s::text
+        """,
+        (SCHEMA,),
+    )
+    facts: dict[str, Any] = {"schema_owner": None, "schema_owned": False, "schema_tables": (), "schema_version": None}
+    for row in rows:
+        facts |= {"schema_owner": row["owner"], "schema_owned": row["owned"], "schema_tables": tuple(row["tables"])}
+        if "schema_version" in row["tables"]:
+            facts["schema_version"] = _readable(
+                conn, "SELECT coalesce(max(version), 0) AS v FROM sentstream.schema_version"
+            )
+    return facts
+
+
+def _state(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    found = _all(
+        conn,
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'sentstream' AND c.relname = 'setup_state'",
+        (),
+    )
+    if not found:
+        return {}
+    value = _readable(conn, "SELECT coalesce(jsonb_object_agg(key, value), '{}') AS v FROM sentstream.setup_state")
+    return dict(value or {})
+
+
+def _roles(conn: psycopg.Connection[Any], wanted: Wanted, state: Mapping[str, Any]) -> dict[str, tuple[bool, bool]]:
+    """Roles that run: the one asked for and those of earlier setups; each with (exists, may replicate)."""
+    names = list(dict.fromkeys([*([wanted.role] if wanted.role else []), *state.get("grants", {})]))
+    rows = _all(
+        conn,
+        "SELECT rolname::text AS name, rolsuper OR rolreplication AS replicates FROM pg_roles "
+        "WHERE rolname = ANY (%s::text[])",
+        (names,),
+    )
+    known = {row["name"]: row["replicates"] for row in rows}
+    return {name: (name in known, known.get(name, False)) for name in names if name in known or name == wanted.role}
+
+
+def _readable(conn: psycopg.Connection[Any], statement: str) -> Any:
+    """One value ``v``, or None where the role may not read it."""
+    try:
+        return _all(conn, statement, ())[0]["v"]
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+
+
+def _all(conn: psycopg.Connection[Any], statement: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement.encode(), parameters or None).fetchall()
+
+
+def _one(conn: psycopg.Connection[Any], statement: str) -> dict[str, Any]:
+    return _all(conn, statement, ())[0]

@@ -1,0 +1,106 @@
+"""Setup and teardown from one end to the other: look, plan, apply, and look again whether it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, Blocker, apply
+from connectors.postgres.setup.look import Wanted, look
+from connectors.postgres.setup.plan import Plan, Step, plan
+from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
+from stream.core.errors import PreconditionError
+
+Connection = psycopg.Connection[Any]
+
+
+def _quiet(_: object) -> None:
+    """Nobody wants to know."""
+
+
+def plan_of(conn: Connection, wanted: Wanted) -> Plan:
+    """What is missing, seen through ``conn`` (autocommit). Changes nothing."""
+    return plan(look(conn, wanted), wanted)
+
+
+def teardown_plan_of(conn: Connection, slot: str, publication: str, mailer_schema: str) -> Plan:
+    """What there is to take off. Changes nothing."""
+    found, rest = look_for_teardown(conn, slot, publication, mailer_schema)
+    return plan_teardown(found, rest, slot, publication, mailer_schema)
+
+
+def set_up(
+    conn: Connection,
+    wanted: Wanted,
+    *,
+    watch: Connection | None = None,
+    lock_timeout: float = LOCK_TIMEOUT,
+    patient_timeout: float = PATIENT_TIMEOUT,
+    on_step: Callable[[Step], None] = _quiet,
+    on_wait: Callable[[Blocker], None] = _quiet,
+) -> Plan:
+    """Do what is missing; the plan that was carried out. Idempotent.
+
+    PreconditionError when anything stands in the way (then nothing was changed) or did not take; BlockedError names
+    who holds a lock; in both cases what was done stays done. ``watch``: see `apply`.
+    """
+    made = plan_of(conn, wanted)
+    refuse(made)
+    apply(
+        conn,
+        made.steps,
+        watch=watch,
+        lock_timeout=lock_timeout,
+        patient_timeout=patient_timeout,
+        on_step=on_step,
+        on_wait=on_wait,
+    )
+    left = plan_of(conn, wanted)
+    if left.steps:
+        what = "; ".join(f"{step.purpose}: {' '.join(step.statements)}" for step in left.steps)
+        raise PreconditionError(
+            f"Setup ran, and this is still missing: {what}.", "Let a superuser run these statements."
+        )
+    return made
+
+
+def tear_down(
+    conn: Connection,
+    slot: str,
+    publication: str,
+    mailer_schema: str,
+    *,
+    watch: Connection | None = None,
+    lock_timeout: float = LOCK_TIMEOUT,
+    patient_timeout: float = PATIENT_TIMEOUT,
+    on_step: Callable[[Step], None] = _quiet,
+    on_wait: Callable[[Blocker], None] = _quiet,
+) -> Plan:
+    """Take off what setup made; the plan that was carried out. Idempotent.
+
+    What this role may do is done first; PreconditionError then says what is left and which role can.
+    """
+    made = teardown_plan_of(conn, slot, publication, mailer_schema)
+    apply(
+        conn,
+        made.steps,
+        watch=watch,
+        lock_timeout=lock_timeout,
+        patient_timeout=patient_timeout,
+        on_step=on_step,
+        on_wait=on_wait,
+    )
+    refuse(made)
+    return made
+
+
+def refuse(made: Plan) -> None:
+    """PreconditionError that tells all obstacles of a plan at once."""
+    if not made.obstacles:
+        return
+    if len(made.obstacles) == 1:
+        raise PreconditionError(made.obstacles[0].what, made.obstacles[0].fix)
+    said = " ".join(f"({number}) {obstacle}" for number, obstacle in enumerate(made.obstacles, 1))
+    raise PreconditionError(f"{len(made.obstacles)} things stand in the way: {said}")
