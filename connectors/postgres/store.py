@@ -89,17 +89,18 @@ SELECT campaign, to_timestamp(minute * 60.0), kind, n
 FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::bigint[]) AS r(campaign, minute, kind, n)
 ON CONFLICT (campaign_id, minute, kind) DO UPDATE SET sent = h.sent + excluded.sent"""
 
+# A sealed run takes no more verdicts, or its digest would not hold; whoever seals it waits for this lock.
 _VERDICTS = """
 INSERT INTO sentstream.verdicts (run_id, campaign_id, verdict, cause, before, after, delta, corrected, estimated)
 SELECT %s::bigint, %s::int, %s::text, %s::text, %s::jsonb, %s::jsonb, %s::jsonb, %s::boolean, %s::boolean
-WHERE EXISTS (SELECT FROM sentstream.recounts WHERE run_id = %s::bigint)
+WHERE EXISTS (SELECT FROM sentstream.recounts WHERE run_id = %s::bigint AND status = 'open' FOR KEY SHARE)
 ON CONFLICT (run_id, campaign_id, verdict) DO NOTHING"""
 
 _ANSWERS = """
 INSERT INTO sentstream.answers (
     run_id, partition, epoch, conclusive, reason, verified, drift, inconclusive, baseline)
 SELECT %s::bigint, %s::int, %s::bigint, %s::boolean, %s::text, %s::int, %s::int, %s::int, %s::int
-WHERE EXISTS (SELECT FROM sentstream.recounts WHERE run_id = %s::bigint)
+WHERE EXISTS (SELECT FROM sentstream.recounts WHERE run_id = %s::bigint AND status = 'open' FOR KEY SHARE)
 ON CONFLICT (run_id, partition) DO NOTHING"""
 
 _STORED = """
