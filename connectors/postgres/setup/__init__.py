@@ -6,7 +6,7 @@ afterwards, and for ever after, whether it is still so.
 
 from __future__ import annotations
 
-from connectors.postgres.setup.apply import BlockedError, Blocker, apply
+from connectors.postgres.setup.apply import BlockedError, Blocker, Progress, apply
 from connectors.postgres.setup.conformance import Difference, check, countable_from, identity_mode
 from connectors.postgres.setup.look import Found, Wanted, look
 from connectors.postgres.setup.obstacles import Obstacle
@@ -22,6 +22,7 @@ __all__ = [
     "Found",
     "Obstacle",
     "Plan",
+    "Progress",
     "Right",
     "Step",
     "Wanted",

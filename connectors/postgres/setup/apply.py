@@ -67,6 +67,15 @@ class Blocker:
         return f"SELECT pg_terminate_backend({self.pid});"
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the build of an index is: the server's words for the phase; blocks or rows done, of all (0: unknown)."""
+
+    phase: str
+    done: int
+    total: int
+
+
 def _quiet(_: object) -> None:
     """Nobody wants to know."""
 
@@ -81,6 +90,7 @@ def apply(
     slot_wait: float = SLOT_WAIT,
     on_step: Callable[[Step], None] = _quiet,
     on_wait: Callable[[Blocker], None] = _quiet,
+    on_progress: Callable[[Progress], None] = _quiet,
 ) -> None:
     """Run ``steps`` in order on ``conn`` (autocommit). ``watch``, a second autocommit connection, sees who blocks us.
 
@@ -88,7 +98,7 @@ def apply(
     """
     for step in steps:
         on_step(step)
-        with _Watch(watch, conn.info.backend_pid, on_wait) as seen:
+        with _Watch(watch, conn.info.backend_pid, on_wait, on_progress) as seen:
             try:
                 _run(conn, step, patient_timeout if step.alone else lock_timeout, slot_wait)
             except psycopg.Error as error:
@@ -125,11 +135,18 @@ def _run(conn: psycopg.Connection[Any], step: Step, timeout: float, slot_wait: f
 class _Watch:
     """Looks from a second connection, while a step runs, at who holds what the first one waits for."""
 
-    def __init__(self, conn: psycopg.Connection[Any] | None, pid: int, tell: Callable[[Blocker], None]) -> None:
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any] | None,
+        pid: int,
+        tell: Callable[[Blocker], None],
+        tell_progress: Callable[[Progress], None],
+    ) -> None:
         self.blockers: list[Blocker] = []
         self._conn = conn
         self._pid = pid
         self._tell = tell
+        self._tell_progress = tell_progress
         self._told: set[tuple[int, str]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="sentstream setup watch", daemon=True)
@@ -149,16 +166,32 @@ class _Watch:
         while not self._stop.wait(_LOOK_EVERY):
             try:
                 now = blockers(self._conn, self._pid)
+                progress = _progress(self._conn, self._pid)
             except psycopg.Error:
                 return
-            if not now:
-                continue
-            self.blockers = now
+            if now:
+                self.blockers = now
             for blocker in now:
                 key = (blocker.pid, blocker.prepared)
                 if key not in self._told:
                     self._told.add(key)
                     self._tell(blocker)
+            if progress is not None:
+                self._tell_progress(progress)
+
+
+def _progress(conn: psycopg.Connection[Any], pid: int) -> Progress | None:
+    """Of the index that process ``pid`` builds."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            """
+            SELECT phase, CASE WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END AS done,
+                   CASE WHEN blocks_total > 0 THEN blocks_total ELSE tuples_total END AS total
+            FROM pg_stat_progress_create_index WHERE pid = %s::int
+            """,
+            (pid,),
+        ).fetchall()
+    return Progress(**rows[0]) if rows else None
 
 
 def blockers(conn: psycopg.Connection[Any], pid: int) -> list[Blocker]:

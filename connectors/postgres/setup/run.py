@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, Blocker, apply
+from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, Blocker, Progress, apply
 from connectors.postgres.setup.look import Wanted, look
 from connectors.postgres.setup.plan import Plan, Step, plan
 from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
@@ -40,6 +40,7 @@ def set_up(
     patient_timeout: float = PATIENT_TIMEOUT,
     on_step: Callable[[Step], None] = _quiet,
     on_wait: Callable[[Blocker], None] = _quiet,
+    on_progress: Callable[[Progress], None] = _quiet,
 ) -> Plan:
     """Do what is missing; the plan that was carried out. Idempotent.
 
@@ -56,6 +57,7 @@ def set_up(
         patient_timeout=patient_timeout,
         on_step=on_step,
         on_wait=on_wait,
+        on_progress=on_progress,
     )
     left = plan_of(conn, wanted)
     if left.steps:
@@ -77,6 +79,7 @@ def tear_down(
     patient_timeout: float = PATIENT_TIMEOUT,
     on_step: Callable[[Step], None] = _quiet,
     on_wait: Callable[[Blocker], None] = _quiet,
+    on_progress: Callable[[Progress], None] = _quiet,
 ) -> Plan:
     """Take off what setup made; the plan that was carried out. Idempotent.
 
@@ -91,6 +94,7 @@ def tear_down(
         patient_timeout=patient_timeout,
         on_step=on_step,
         on_wait=on_wait,
+        on_progress=on_progress,
     )
     refuse(made)
     return made
