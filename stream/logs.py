@@ -34,7 +34,7 @@ def configure(
     ``secrets``: words that are masked wherever they occur. Returns the handler (whose level stays free for the caller).
     """
     formatter = JsonLines(secrets) if form == "json" else TextLines(secrets, tracebacks=level == "debug")
-    handler = _Handler(sys.stderr if stream is None else stream)
+    handler = _Handler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
@@ -53,7 +53,18 @@ def set_level(level: str) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, to be told from others' when logging is configured again."""
+    """Ours, to be told from others' when logging is configured again. Without a stream it writes to what
+    ``sys.stderr`` is at that moment: a live view puts itself in there, and log lines then scroll by above it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(sys.stderr if stream is None else stream)
+        self._follows = stream is None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._follows:
+            self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Masking(logging.Formatter):
