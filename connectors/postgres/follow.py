@@ -144,7 +144,8 @@ ORDER BY w.partition
 """
 
 _PROGRESS: Final = """
-SELECT p.partition, p.campaign_id, coalesce(c.name, ''), coalesce(c.status::text, ''), coalesce(c.to_send, 0),
+SELECT p.partition, p.campaign_id, coalesce(c.name::text, ''), coalesce(c.status::text, ''),
+       coalesce(c.to_send, 0)::bigint,
        p.queue_queued, p.queue_sending, p.queue_sent, p.queue_failed, p.queue_cancelled, p.removed, p.sent,
        p.verified_at, p.verified_lsn::text
 FROM (SELECT xmin AS xid, * FROM sentstream.progress) AS p LEFT JOIN {campaigns} AS c ON c.id = p.campaign_id
@@ -152,14 +153,15 @@ WHERE {written_since}
 """
 
 _CAMPAIGNS: Final = """
-SELECT id, name, status::text, to_send, sent
+SELECT id::bigint, coalesce(name::text, ''), coalesce(status::text, ''), coalesce(to_send, 0)::bigint,
+       coalesce(sent, 0)::bigint
 FROM (SELECT xmin AS xid, id, name, status, to_send, sent FROM {campaigns}) AS c
 WHERE {written_since}
 """
 
 _IDS: Final = """
-SELECT coalesce((SELECT array_agg(id) FROM {campaigns}), '{{}}'),
-       coalesce((SELECT array_agg(campaign_id) FROM sentstream.progress), '{{}}')
+SELECT coalesce((SELECT array_agg(id::bigint) FROM {campaigns}), '{{}}'),
+       coalesce((SELECT array_agg(campaign_id::bigint) FROM sentstream.progress), '{{}}')
 """
 
 _RATES: Final = """

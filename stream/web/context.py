@@ -9,11 +9,19 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from stream.settings import Settings
-from stream.web.follow import Following
 from stream.web.guard import Rules
 from stream.web.live import Live
 from stream.web.problems import Problem
 from stream.web.shelf import Shelf
+
+
+@dataclass(slots=True)
+class Following:
+    """How the looking goes, for the health calls. Times are monotonic seconds; ``trouble`` is for the log alone."""
+
+    tried: float
+    succeeded: float | None = None
+    trouble: str = ""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -20,6 +19,7 @@ import psycopg
 from connectors.postgres.connect import connect
 from connectors.postgres.follow import Follower, Look
 from stream.core.errors import SentstreamError
+from stream.web.context import Context
 from stream.web.live import Live
 
 log = logging.getLogger(__name__)
@@ -34,19 +34,11 @@ RETRY_LAST: Final = 5.0
 LOOK_TIMEOUT: Final = "10s"
 
 
-@dataclass(slots=True)
-class Following:
-    """How the looking goes, for the health calls. Times are monotonic seconds; ``trouble`` is for the log alone."""
-
-    tried: float
-    succeeded: float | None = None
-    trouble: str = ""
-
-
-async def follow(live: Live, url: str, mailer_schema: str, state: Following, *, beside: bool) -> None:
-    """Look until cancelled. ``beside``: the counts come by another way, look less often."""
+async def follow(context: Context) -> None:
+    """Look until cancelled."""
+    state = context.following
     thread = ThreadPoolExecutor(1, "follow")
-    looker = _Looker(url, Follower(mailer_schema))
+    looker = _Looker(context.settings.require_database(), Follower(context.settings.mailer_schema))
     loop = asyncio.get_running_loop()
     pause = RETRY_FIRST
     try:
@@ -64,9 +56,9 @@ async def follow(live: Live, url: str, mailer_schema: str, state: Following, *, 
             if state.trouble:
                 log.info("The database is followed again.")
             state.succeeded, state.trouble, pause = time.monotonic(), "", RETRY_FIRST
-            if not take(live, look):
+            if not take(context.live, look):
                 looker.forget()
-            await asyncio.sleep(EVERY_BESIDE if beside else EVERY)
+            await asyncio.sleep(EVERY_BESIDE if context.beside else EVERY)
     finally:
         # the thread may hang in a look: it must not hold up the end of the process
         looker.give_up()

@@ -1,0 +1,100 @@
+"""The dashboard's page and files, logging in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from stream.web import login_page
+from stream.web.context import Shared
+from stream.web.guard import COOKIE, COOKIE_SECONDS
+from stream.web.problems import Problem
+
+router = APIRouter()
+
+STATIC: Final = Path(str(resources.files("stream.web") / "static"))
+#: seconds that a wrong token costs; one wrong answer at a time
+WRONG_COSTS: Final = 0.5
+
+_LOGIN_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Login"}},
+            "application/x-www-form-urlencoded": {"schema": {"$ref": "#/components/schemas/Login"}},
+        },
+    }
+}
+_LOGIN_ANSWERS: dict[int | str, dict[str, Any]] = {
+    204: {"description": "The cookie is set."},
+    303: {"description": "A form's answer: the cookie is set, on to the dashboard."},
+}
+
+
+def files() -> StaticFiles:
+    """The dashboard's scripts and styles."""
+    return StaticFiles(directory=STATIC)
+
+
+@router.get("/", include_in_schema=False)
+async def dashboard() -> Response:
+    return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
+
+
+@router.get("/favicon.ico", include_in_schema=False)
+async def favicon() -> Response:
+    return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+
+@router.post("/api/login", status_code=204, tags=["login"], openapi_extra=_LOGIN_BODY, responses=_LOGIN_ANSWERS)
+async def login(request: Request, shared: Shared) -> Response:
+    """Give the token once, get the dashboard's same-site cookie."""
+    is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    token = _token(await request.body(), is_form)
+    if shared.rules.token and not shared.rules.fits(token):
+        gate: asyncio.Lock = request.app.state.wrong_token
+        async with gate:
+            await asyncio.sleep(WRONG_COSTS)
+        if is_form and "text/html" in request.headers.get("accept", ""):
+            page = login_page.page(failed=True)
+            return Response(page, 401, {"Content-Security-Policy": login_page.POLICY}, "text/html; charset=utf-8")
+        raise Problem(401, "That is not the token.", {"WWW-Authenticate": 'Bearer realm="sentstream"'})
+    response = Response(status_code=303, headers={"Location": "../"}) if is_form else Response(status_code=204)
+    if shared.rules.token:
+        _set_cookie(response, request, shared.rules.cookie(time.time()), COOKIE_SECONDS)
+    return response
+
+
+@router.post("/api/logout", status_code=204, tags=["login"])
+async def logout(request: Request) -> Response:
+    """Forget the cookie in this browser."""
+    response = Response(status_code=204)
+    _set_cookie(response, request, "", 0)
+    return response
+
+
+def _token(body: bytes, is_form: bool) -> str:
+    try:
+        if is_form:
+            return parse_qs(body.decode(), strict_parsing=True, max_num_fields=4)["token"][0]
+        value = orjson.loads(body)
+        if isinstance(value, dict) and isinstance(value.get("token"), str):
+            return str(value["token"])
+    except (ValueError, KeyError):
+        pass
+    raise Problem(422, 'Send the token as JSON, {"token": "..."}, or as the form field `token`.')
+
+
+def _set_cookie(response: Response, request: Request, value: str, seconds: int) -> None:
+    response.set_cookie(
+        COOKIE, value, max_age=seconds, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
+    )
