@@ -21,7 +21,7 @@ from typing import Any
 from connectors.kafka.codec import Decoder
 from stream.core.errors import PoisonError
 from stream.core.flushing import Flush, Flushed
-from stream.core.pace import Waiting
+from stream.core.pace import TICK, Waiting
 from stream.core.partition import Loaded, Outcome, Partition, Policy
 from stream.core.position import Position
 from stream.core.verdict import GAP, NEW_EPOCH
@@ -74,6 +74,7 @@ class Assigned:
         self._taken = 0
         self._based_written = False
         self._durable_offset: int | None = None
+        self._flushed_at = float("-inf")
 
     @property
     def partition(self) -> Partition:
@@ -161,8 +162,17 @@ class Assigned:
             behind,
         )
 
+    def due(self, now: float, *, tick: bool = False) -> bool:
+        """Whether a flush that happens now should take this partition along: for changes always, for a watermark
+        alone once in a tick, or where ``tick`` says so."""
+        waiting = self.waiting()
+        if waiting.dirty or (waiting.due_at is not None and waiting.due_at <= now):
+            return True
+        return waiting.moved and (tick or now - self._flushed_at >= TICK)
+
     def flush(self, now: float) -> Flush:
         """All that is to be written now."""
+        self._flushed_at = now
         self._taken = len(self._pending)
         return self._partition.take(now, self.next_offset)
 
