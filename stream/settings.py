@@ -37,7 +37,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Secret = Annotated[str, AfterValidator(SecretText)]
 
 #: titles of the groups, in the order of the reference and of `config`
-GROUPS = ("PostgreSQL", "Counting", "Recounts and reports", "HTTP", "Kafka", "Lag", "Logs")
+GROUPS = ("PostgreSQL", "Counting", "Recounts and reports", "HTTP", "Kafka", "Lag", "Logs", "Testing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +276,11 @@ class Settings(BaseSettings):
         text="Least severity that is logged.",
     )
 
+
+    failpoints: str = _key(
+        "", "Testing", example="after_commit=kill:3",
+        text="Named places where the process trips, for tests of crashes: `place=kill|stop|raise[:nth]`.",
+    )
     # fmt: on
 
     _origins: Mapping[str, Origin] = PrivateAttr(default_factory=dict)

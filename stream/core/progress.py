@@ -73,6 +73,7 @@ def measure(
     """The progress of a campaign at ``now``. ``counts``: the five in status order; ``rate``: see `rate_per_minute`."""
     queued, sending, queue_sent, failed, cancelled = counts
     waiting = counts[QUEUED] + counts[SENDING]
+    old = stale(as_of, based, now)
     return CampaignProgress(
         campaign_id=campaign_id,
         name=name,
@@ -88,12 +89,12 @@ def measure(
         to_send=to_send,
         percent=percent(sent, to_send),
         rate_per_minute=rate,
-        eta=eta(waiting, rate, now),
+        eta=None if old else eta(waiting, rate, now),
         as_of=as_of,
         verified_at=verified_at,
         lsn=None if position is None else lsn_text(position.lsn),
         position=None if position is None else position_text(epoch, position),
-        stale=stale(as_of, based, now),
+        stale=old,
         source=source,
     )
 

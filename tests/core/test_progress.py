@@ -137,5 +137,6 @@ def test_times_are_rfc_3339_in_utc(time: datetime) -> None:
 def test_a_partition_without_base_is_stale_whatever_its_age() -> None:
     assert one(based=False).stale
     assert one(as_of=NOW - timedelta(seconds=6)).stale
+    assert one(as_of=NOW - timedelta(seconds=6)).eta is None, "an old number promises no time"
     assert not one(as_of=NOW - timedelta(seconds=5)).stale
     assert one(as_of=None, position=None).lsn is None

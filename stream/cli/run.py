@@ -1,0 +1,95 @@
+"""`run`: the whole of sentstream by one command, embedded or, where Kafka is configured, as four roles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from stream import logs
+from stream.cli.call import Call, command
+from stream.config import Settings, reload
+from stream.core.errors import ConfigurationError
+
+app = typer.Typer()
+log = logging.getLogger("sentstream.run")
+
+_EXAMPLES = """Examples:
+
+`sentstream run` until Ctrl-C or SIGTERM, which flush, confirm, and exit with 0
+
+`sentstream run --once` catch up, flush, recount, exit: for cron. Exit code 1 where the recount found a drift
+
+`sentstream run --no-write-back` shadow mode: only shows what it would write
+
+`kill -HUP PID` reads intervals and allowances again
+"""
+
+
+@command(app, "run", shows="all", service=True, epilog=_EXAMPLES)
+def run(
+    call: Call,
+    once: Annotated[
+        bool, typer.Option("--once", help="Catch up with the WAL as it stands, flush, recount, exit.")
+    ] = False,
+    view: Annotated[bool, typer.Option("--view/--no-view", help="Show live counts, on a terminal.")] = True,
+) -> int:
+    """Keep campaigns.sent true: read the WAL, count, write back, prove. Until it is stopped, or --once."""
+    settings = call.settings
+    settings.require_database()
+    if settings.kafka:
+        return _with_kafka(call, once)
+    from stream import embedded
+
+    if once:
+        return embedded.run(settings, once=True)
+    if not view or call.json or not call.out.is_terminal:
+        return embedded.run(settings, reload=reloading(call))
+
+    from stream.cli.watch import Watcher, following
+
+    with following(call, Watcher(settings, notes=notes(settings))):
+        return embedded.run(settings, reload=reloading(call))
+
+
+def reloading(call: Call) -> Callable[[], Settings]:
+    """What a role calls on SIGHUP: the settings read again, with a word in the log on what changed."""
+    current = call.settings
+
+    def again() -> Settings:
+        nonlocal current
+        found = reload(current, call.sources)
+        for name in found.changed:
+            log.info("%s is now %s", name.upper(), found.settings.shown(name))
+        for name in found.need_restart:
+            log.warning("%s changed, but stays %s until a restart", name.upper(), found.settings.shown(name))
+        if "log_level" in found.changed and not call.verbose:
+            logs.set_level(found.settings.log_level)
+        current = found.settings
+        return current
+
+    return again
+
+
+def notes(settings: Settings) -> tuple[str, ...]:
+    """What the view says below the campaigns."""
+    lines = []
+    if settings.http_address is not None:
+        lines.append(f"Dashboard: http://{settings.http_listen}/")
+    if not settings.write_back:
+        lines.append("Shadow mode: campaigns.sent is not written (WRITE_BACK=false).")
+    return tuple(lines)
+
+
+def _with_kafka(call: Call, once: bool) -> int:
+    if once:
+        raise ConfigurationError(
+            "--once works without Kafka only: the roles of the Kafka shape have no common end.",
+            "Unset KAFKA_BOOTSTRAP_SERVERS for this command; moving between the shapes begins a new epoch.",
+        )
+    call.settings.require_kafka()
+    from stream import supervisor
+
+    return supervisor.run(call.settings)
