@@ -8,7 +8,6 @@ that is not as ``setup`` leaves it, a message that can't be decoded) ends the pr
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from stream.core.errors import FencedError, SentstreamError, UnreachableError
 from stream.core.feed import Flushes, Inbox
 from stream.core.pace import Backoff
 from stream.session import Session, SessionOptions
-from stream.wal import WalOptions
+from stream.signals import until_signalled
+from stream.wal import wal_options
 
 log = logging.getLogger("sentstream.run")
 
@@ -69,14 +69,7 @@ class Embedded:
     def _session(self) -> Session:
         settings = self._settings()
         options = SessionOptions(
-            WalOptions(
-                settings.database_url,
-                settings.slot_name,
-                settings.publication,
-                settings.mailer_schema,
-                settings.slot_kind == "temporary",
-                settings.recount_timeout + settings.recount_lock_timeout,
-            ),
+            wal_options(settings),
             settings.removed,
             settings.write_back,
             lambda: self._settings().flush_interval,
@@ -130,7 +123,7 @@ def run(settings: Settings, once: bool = False, reload: Callable[[], Settings] |
             except SentstreamError as error:
                 log.error("settings were not read again: %s", error)
 
-    with _signals(embedded.stop, on_hup):
+    with until_signalled(embedded.stop, on_hup):
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
         server = _start_web(settings, inbox)
@@ -173,7 +166,7 @@ def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
         finally:
             embedded.stop.set()
 
-    with _signals(embedded.stop, lambda *_: None):
+    with until_signalled(embedded.stop):
         follower = threading.Thread(target=follow, name="once", daemon=True)
         follower.start()
         embedded.run(once=True)
@@ -182,25 +175,3 @@ def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
     if failure:
         raise failure[0]
     return result[0] if result else 130
-
-
-class _signals:  # noqa: N801 - used as a function
-    """SIGTERM and SIGINT set ``stop``, SIGHUP calls ``on_hup``; as they were before, afterwards."""
-
-    def __init__(self, stop: threading.Event, on_hup: Callable[[int, Any], None]) -> None:
-        self._handlers: dict[int, Any] = {
-            signal.SIGTERM: lambda *_: stop.set(),
-            signal.SIGINT: lambda *_: stop.set(),
-            signal.SIGHUP: on_hup,
-        }
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._handlers.items():
-            self._before[number] = signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -21,6 +21,7 @@ from connectors.postgres import slot as slots
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import SlotBusyError, Walsender
 from connectors.postgres.setup.conformance import check
+from stream.config import Settings
 from stream.core.align import Alignment, Snapshot
 from stream.core.entries import Transaction
 from stream.core.epoch import Server
@@ -49,6 +50,18 @@ class WalOptions:
     mailer_schema: str = "public"
     temporary: bool = False
     memory: float = 300.0
+
+
+def wal_options(settings: Settings) -> WalOptions:
+    """What the settings say of reading the WAL."""
+    return WalOptions(
+        settings.database_url,
+        settings.slot_name,
+        settings.publication,
+        settings.mailer_schema,
+        settings.slot_kind == "temporary",
+        settings.recount_timeout + settings.recount_lock_timeout,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,33 @@
+"""SIGTERM and Ctrl-C mean "flush, confirm, say so, exit 0"; SIGHUP means "read the settings again"."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, "FrameType | None"], Any]
+
+
+class until_signalled:  # noqa: N801 - used as a function
+    """SIGTERM and SIGINT set ``stop``, SIGHUP calls ``on_hup``; as they were before, afterwards. Of the main thread."""
+
+    def __init__(self, stop: threading.Event, on_hup: Handler = lambda *_: None) -> None:
+        self._handlers: dict[int, Handler] = {
+            signal.SIGTERM: lambda *_: stop.set(),
+            signal.SIGINT: lambda *_: stop.set(),
+            signal.SIGHUP: on_hup,
+        }
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._handlers.items():
+            self._before[number] = signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
