@@ -47,14 +47,15 @@ def obstacles(found: Found, wanted: Wanted) -> tuple[Obstacle, ...]:
         return tuple(server)
     hindering: list[Obstacle] = []
     if wanted.owns:
-        hindering += _mailer(found, wanted)
+        hindering += mailer_obstacles(found, wanted)
+        hindering += _owner(found, wanted)
         hindering += _own_schema(found, wanted)
         hindering += _index(found, wanted)
         hindering += _publication(found, wanted)
-        hindering += _conflicts(found, wanted)
+        hindering += conflict_obstacles(found, wanted)
         hindering += _role(found, wanted)
     if wanted.replicates:
-        hindering += _slot(found, wanted)
+        hindering += slot_obstacles(found, wanted)
     return tuple(hindering)
 
 
@@ -70,7 +71,7 @@ def _server(found: Found) -> Iterator[Obstacle]:
         yield Obstacle("server_standby", "The server is a standby.", "Point DATABASE_URL at the primary.", "owner")
 
 
-def _mailer(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
+def mailer_obstacles(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
     """The two tables that are counted."""
     for name in (EMAIL_QUEUE.name, CAMPAIGNS.name):
         if name not in found.tables:
@@ -115,13 +116,6 @@ def _missing_table(found: Found, wanted: Wanted, name: str) -> Obstacle:
 
 def _shape(wanted: Wanted, table: Table) -> Iterator[Obstacle]:
     name = quoted(wanted.mailer_schema, table.name)
-    if not table.owned:
-        yield Obstacle(
-            "owner_right",
-            f"Only the owner of {name}, {quoted(table.owner)}, may index and publish it.",
-            f"Run `sentstream setup --part owner` as {quoted(table.owner)}.",
-            "owner",
-        )
     if table.kind == "p" or table.partition or table.parent:
         yield Obstacle(
             "table_partitioned",
@@ -137,6 +131,18 @@ def _shape(wanted: Wanted, table: Table) -> Iterator[Obstacle]:
             "table_unlogged",
             f"{name} is UNLOGGED: its changes are not in the WAL.",
             f"ALTER TABLE {name} SET LOGGED;",
+            "owner",
+        )
+
+
+def _owner(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
+    owners = {table.owner for table in found.tables.values() if not table.owned}
+    for owner in sorted(owners):
+        yield Obstacle(
+            "owner_right",
+            f"Only the owner of the mailer's tables in {quoted(wanted.mailer_schema)}, {quoted(owner)}, may index and "
+            "publish them.",
+            f"Run `sentstream setup --part owner` as {quoted(owner)}.",
             "owner",
         )
 
@@ -270,7 +276,7 @@ def _publication(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
         )
 
 
-def _conflicts(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
+def conflict_obstacles(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
     """Publications of others, under which the mailer's updates would fail with the identity we are about to set."""
     full = mode(found, wanted) == "full"
     for conflict in found.conflicts:
@@ -315,7 +321,7 @@ def slot_is_spent(slot: Slot) -> bool:
     return slot.wal_status == "lost" or slot.stale
 
 
-def _slot(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
+def slot_obstacles(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
     slot = found.slot
     name = quoted(wanted.slot)
     if slot is not None and slot_is_foreign(found, slot):

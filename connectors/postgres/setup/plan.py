@@ -31,7 +31,7 @@ from connectors.postgres.setup.names import (
     quoted,
 )
 from connectors.postgres.setup.obstacles import Obstacle, obstacles, slot_is_foreign, slot_is_spent
-from connectors.postgres.setup.rights import READ_ONLY
+from connectors.postgres.setup.rights import READ_ONLY, merged
 from connectors.postgres.setup.versions import migrations, release
 
 #: whether a member of the publication shall have its column list
@@ -238,12 +238,13 @@ def _grants(found: Found) -> Iterator[Step]:
         fresh = _fresh_tables(found)
         if not exists or (not missing and not fresh):
             continue
-        rights = [right for right in missing if not right.ours or right.kind == "schema"]
-        statements = [right.grant(role) for right in rights]
+        rights = [right for right in missing if not right.ours]
+        statements = [f"GRANT {words} TO {quoted(role)};" for words in merged(rights)]
         if fresh or any(right.ours for right in missing):
             statements += _own_grants(role)
         before = found.state.get("grants", {}).get(role, [])
-        given = [*before, *(right.revoke(role) for right in rights if not right.ours)]
+        mailers = merged(rights)
+        given = [*before, *(f"REVOKE {words} FROM {quoted(role)};" for words in mailers)]
         statements.append(_remember_grants(role, given))
         yield Step("rights", f"What {quoted(role)} needs for running", "owner", tuple(statements))
 

@@ -5,7 +5,7 @@ REPLICATION is an attribute of the role and not granted here; see ``docs/rights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -36,25 +36,24 @@ class Right:
         """Whether the object is in our own schema, and goes with it."""
         return self.names[0] == SCHEMA
 
-    def __str__(self) -> str:
-        return f"{self._privilege} ON {self._object}"
-
-    def grant(self, role: str) -> str:
-        """SQL that gives it."""
-        return f"GRANT {self} TO {quoted(role)};"
-
-    def revoke(self, role: str) -> str:
-        """SQL that takes it back."""
-        return f"REVOKE {self} FROM {quoted(role)};"
-
     @property
-    def _privilege(self) -> str:
+    def words(self) -> str:
+        """The privilege as GRANT names it."""
         return f"{self.privilege} ({quoted(self.column)})" if self.column else self.privilege
 
-    @property
-    def _object(self) -> str:
-        word = {"table": "", "column": "", "database": "DATABASE ", "schema": "SCHEMA ", "sequence": "SEQUENCE "}
-        return word[self.kind] + quoted(*self.names)
+
+_WORDS: Final = {"table": "", "column": "", "database": "DATABASE ", "schema": "SCHEMA ", "sequence": "SEQUENCE "}
+
+
+def merged(rights: Iterable[Right]) -> tuple[str, ...]:
+    """``SELECT, INSERT ON a, b``: the rights as few GRANT or REVOKE statements take them, in order of appearance."""
+    by_object: dict[tuple[str, str], list[str]] = {}
+    for right in rights:
+        by_object.setdefault((_WORDS[right.kind], quoted(*right.names)), []).append(right.words)
+    by_privileges: dict[tuple[str, str], list[str]] = {}
+    for (word, name), privileges in by_object.items():
+        by_privileges.setdefault((", ".join(privileges), word), []).append(name)
+    return tuple(f"{privileges} ON {word}{', '.join(names)}" for (privileges, word), names in by_privileges.items())
 
 
 def mailer_rights(mailer_schema: str, present: set[str], write_back: bool) -> Iterator[Right]:

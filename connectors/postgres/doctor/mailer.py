@@ -1,0 +1,162 @@
+"""Checks of the mailer's side: its tables, what is in them, and who else writes the counter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, SETTINGS, Need
+from connectors.postgres.doctor.target import Target
+from connectors.postgres.setup.names import SCHEMA, quoted
+from connectors.postgres.setup.obstacles import mailer_obstacles
+from stream.core.finding import Finding, critical, ok, warning
+
+#: campaigns named in a finding
+_SHOWN = 5
+
+
+def mailer_tables(target: Target) -> Iterator[Finding]:
+    """Queue and campaigns are there, plain, logged, with columns and statuses that can be counted."""
+    hindering = list(mailer_obstacles(target.found, target.wanted))
+    for obstacle in hindering:
+        yield critical(obstacle.code, obstacle.what, obstacle.fix)
+    if not hindering:
+        schema = target.wanted.mailer_schema
+        yield ok(
+            "mailer_tables", f"{quoted(schema, EMAIL_QUEUE.name)} and {quoted(schema, CAMPAIGNS.name)} can be counted."
+        )
+
+
+def mailer_extras(target: Target) -> Iterator[Finding]:
+    """What is shown beside the numbers, and the settings that say when the send window ends."""
+    campaigns = target.found.tables.get(CAMPAIGNS.name)
+    if campaigns is None:
+        return
+    missing = [name for name in CAMPAIGNS.names(Need.SHOWING) if name not in campaigns.columns]
+    table = quoted(target.wanted.mailer_schema, CAMPAIGNS.name)
+    if missing:
+        yield warning(
+            "mailer_columns",
+            f"{table} has no {', '.join(missing)}: what they say is not shown.",
+            "Nothing breaks; check MAILER_SCHEMA and the mailer's version if you miss it.",
+        )
+    else:
+        yield ok("mailer_columns", f"{table} has all columns that are shown.")
+    settings = target.rows(
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s::text AND c.relname = %s::text",
+        target.wanted.mailer_schema,
+        SETTINGS.name,
+    )
+    if settings:
+        yield ok("mailer_settings", "The mailer's settings say when its send window ends.")
+    else:
+        yield warning(
+            "mailer_settings",
+            f"There is no table {quoted(target.wanted.mailer_schema, SETTINGS.name)}: its pauses can't be foreseen.",
+            "Check MAILER_SCHEMA.",
+        )
+
+
+def counters_above(target: Target) -> Iterator[Finding]:
+    """Counters that show more than the queue holds and than deletions explain: rows went before we watched."""
+    tables = target.found.tables
+    if {EMAIL_QUEUE.name, CAMPAIGNS.name} - set(tables) or any(
+        column not in tables[CAMPAIGNS.name].columns for column in ("id", "name", "sent")
+    ):
+        return
+    schema = target.wanted.mailer_schema
+    removed = (
+        f"LEFT JOIN {SCHEMA}.progress p ON p.campaign_id = c.id" if "progress" in target.found.schema_tables else ""
+    )
+    explained = "coalesce(p.removed, 0)" if removed else "0"
+    rows = target.rows(
+        f"""
+        SELECT c.id, c.name::text AS name, c.sent - q.live AS above, count(*) OVER () AS n
+        FROM {quoted(schema, CAMPAIGNS.name)} c
+        JOIN (SELECT campaign_id, count(*) FILTER (WHERE status = 'sent') AS live
+              FROM {quoted(schema, EMAIL_QUEUE.name)} GROUP BY campaign_id) q ON q.campaign_id = c.id
+        {removed}
+        WHERE c.sent > q.live + {explained} ORDER BY c.sent - q.live DESC, c.id LIMIT {_SHOWN}
+        """  # noqa: S608
+    )
+    if not rows:
+        yield ok("counters_above", "No counter shows more than the queue holds and deletions explain.")
+        return
+    shown = ", ".join(f"{row['id']} ({row['name']}: {row['above']} more)" for row in rows)
+    more = f" and {rows[0]['n'] - len(rows)} others" if rows[0]["n"] > len(rows) else ""
+    what = f"{rows[0]['n']} campaigns show more than the queue holds: {shown}{more}."
+    if target.follow:
+        yield warning(
+            "counters_above", f"{what} With REMOVED=follow these counters fall.", "Set REMOVED=keep to keep them."
+        )
+    else:
+        yield warning(
+            "counters_above",
+            f"{what} The first baseline takes the difference for deleted rows (`removed`), so that no counter falls.",
+            f"Nothing to do; `sentstream recount {rows[0]['id']} --rebase` takes the live count instead.",
+        )
+
+
+_TOUCHES = r"\mupdate\s+(only\s+)?(\"?\w+\"?\.)?\"?campaigns\"?\M.*\mset\M.*\msent\M\"?\s*="
+_ASSIGNS = r"\mnew\.\"?sent\M\"?\s*:?="
+
+_WRITERS = """
+SELECT n.nspname::text AS schema, p.proname::text AS name, pg_get_function_identity_arguments(p.oid) AS arguments,
+       p.prokind::text AS kind, p.prorettype = 'trigger'::regtype AS for_triggers,
+       ARRAY(SELECT jsonb_build_array(tn.nspname, c.relname, t.tgname) FROM pg_trigger t
+             JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace tn ON tn.oid = c.relnamespace
+             WHERE t.tgfoid = p.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D') AS triggers
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+CROSS JOIN LATERAL (SELECT coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid)) AS body) b
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', %s::text) AND p.prokind IN ('f', 'p')
+  AND (b.body ~* %s::text OR (p.prorettype = 'trigger'::regtype AND b.body ~* %s::text))
+ORDER BY 1, 2
+"""
+
+
+def other_writers(target: Target) -> Iterator[Finding]:
+    """Triggers and functions that set ``campaigns.sent``, by their text."""
+    found = False
+    for row in target.rows(_WRITERS, SCHEMA, _TOUCHES, _ASSIGNS):
+        function = f"{quoted(row['schema'], row['name'])}({row['arguments']})"
+        for schema, table, trigger in row["triggers"]:
+            found = True
+            yield critical(
+                "counter_trigger",
+                f"Trigger {quoted(trigger)} of {quoted(schema, table)} writes campaigns.sent too (by {function}): "
+                "the two of us would overwrite each other.",
+                f"ALTER TABLE {quoted(schema, table)} DISABLE TRIGGER {quoted(trigger)};",
+            )
+        if not row["for_triggers"]:
+            found = True
+            word = "PROCEDURE" if row["kind"] == "p" else "FUNCTION"
+            yield warning(
+                "counter_function",
+                f"{word.capitalize()} {function} sets campaigns.sent; whoever calls it overwrites our count.",
+                f"DROP {word} {function}; -- or see to it that nobody calls it",
+            )
+    if not found:
+        yield ok("other_writers", "No trigger or function in this database sets campaigns.sent.")
+
+
+def counter_overwritten(target: Target) -> Iterator[Finding]:
+    """What the recounts saw: counters that somebody else had set."""
+    if "verdicts" not in target.found.schema_tables:
+        return
+    row = target.row(
+        "SELECT count(*) AS n, count(DISTINCT campaign_id) AS campaigns, "
+        "to_char(max(decided_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last "
+        "FROM sentstream.verdicts WHERE cause = 'counter_overwritten' AND decided_at > now() - interval '1 day'"
+    )
+    if row["n"]:
+        yield warning(
+            "counter_overwritten",
+            f"Somebody else set campaigns.sent of {row['campaigns']} campaigns within the last day, {row['n']} times, "
+            f"last at {row['last']} (the mailer's own sync of counts, or a person); each was put right.",
+            "Find who writes it (`sentstream report list`, log_statement = 'mod') and switch that off.",
+        )
+    else:
+        yield ok("counter_overwritten", "Nobody else set campaigns.sent within the last day.")
+
+
+CHECKS = (mailer_tables, mailer_extras, counters_above, other_writers, counter_overwritten)
