@@ -29,6 +29,7 @@ else:
 DEFAULT_FILE = Path("sentstream.toml")
 
 __all__ = [
+    "child_environment",
     "Settings",
     "Origin",
     "Reloaded",
@@ -113,6 +114,12 @@ def to_environment(settings: Settings) -> dict[str, str]:
         if kind == "flag" or (kind == "default" and value != getattr(defaults, name)):
             child[PREFIX + name.upper()] = _as_text(value)
     return child
+
+
+def child_environment(settings: Settings, *, config: Path) -> dict[str, str]:
+    """The whole environment of a child process that shall have these settings and no others; ``config``: its file."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**others, **to_environment(settings.remember({})), PREFIX + "CONFIG": str(config)}
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -79,8 +79,8 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
     it = found.progress
     if it.source == "mailer":
         yield (
-            f"campaigns.sent is {words.number(found.counter)}. The campaign has no rows in the queue, so sentstream does "
-            "not count it and never writes its number: it is the mailer's own."
+            f"campaigns.sent is {words.number(found.counter)}. The campaign has no rows in the queue, so sentstream "
+            "does not count it and never writes its number: it is the mailer's own."
         )
         if sum(found.live.values()):
             yield (
@@ -126,8 +126,8 @@ def _freshness(found: Explanation) -> Iterator[str]:
         )
     elif it.stale:
         yield (
-            f"The number is stale: it is true as of {words.ago(it.as_of, found.now)}. Either sentstream does not run, or "
-            "it is catching up (`sentstream status`, `sentstream lag`)."
+            f"The number is stale: it is true as of {words.ago(it.as_of, found.now)}. Either sentstream does not run, "
+            "or it is catching up (`sentstream status`, `sentstream lag`)."
         )
     else:
         yield f"The number is live: true as of {words.ago(it.as_of, found.now)}."
