@@ -1,9 +1,9 @@
 """Liveness by progress: a role that stands still while there is work starts itself anew, says so, and counts it.
 
-"The process is up" says nothing: consumers are known to stall, and clients not to come back after an outage. So a thread
-beside the role looks how long ago it last moved, and, where that is long, whether there was anything to do. Where there
-was, the process replaces itself by a new one (same arguments, same process id, so that whoever supervises it need not
-care); what it held in memory is read again from the last confirmed place.
+"The process is up" says nothing: consumers are known to stall, and clients not to come back after an outage. So a
+thread beside the role looks how long ago it last moved, and, where that is long, whether there was anything to do.
+Where there was, the process replaces itself by a new one (same arguments, same process id, so that whoever
+supervises it need not care); what it held in memory is read again from the last confirmed place.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ OPTION: Final = "--stalls"
 
 
 class Watchdog(threading.Thread):
-    """``moved_at``: when the role last moved, monotonic seconds; ``has_work``: whether it should have since, asked only
-    when in doubt, may take a while and may raise (then nobody knows, and nothing happens); ``allowed``: seconds."""
+    """``moved_at``: when the role last moved, monotonic seconds; ``has_work``: whether it should have since, asked
+    only when in doubt, may take a while and may raise (then nobody knows, and nothing happens); ``allowed``:
+    seconds."""
 
     def __init__(
         self,

@@ -17,17 +17,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import psycopg
+
 from connectors.kafka.cluster import Cluster
-from connectors.kafka.publish import Publisher, last_ends
+from connectors.kafka.publish import Publisher, PublishError, last_ends
+from connectors.kafka.topics import Names, ensure, require
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store
+from stream import failpoints
 from stream.core.batch import Batcher
-from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK
+from stream.core.errors import FencedError, SentstreamError, UnreachableError
+from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
 from stream.core.partitioner import partition_of
 from stream.core.position import Position, lsn_text
 from stream.epochs import Settled, settle
 from stream.failpoints import at
-from stream.wal import Opened, WalOptions, WalReader
+from stream.liveness import Watchdog, end_with, restart
+from stream.settings import Settings
+from stream.signals import until_signalled
+from stream.wal import Opened, WalOptions, WalReader, wal_options
 
 log = logging.getLogger("sentstream.reader")
 
@@ -173,3 +181,84 @@ class ReaderSession:
             state.confirmed = durable
             state.moved_at = time.monotonic()
             at("after_confirm")
+
+
+def options_of(settings: Settings) -> ReaderOptions:
+    """What the settings say of the reader."""
+    names = Names(settings.kafka_topic_prefix)
+    return ReaderOptions(wal_options(settings), Cluster.of(settings), names.changes, settings.kafka_partitions)
+
+
+class Reader:
+    """The sessions, one after the other, until ``stop`` is set."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self.stop = threading.Event()
+        self.state = ReaderState()
+        #: when the loop last went round, monotonic seconds
+        self.round_at = time.monotonic()
+
+    def run(self) -> None:
+        """Raises what can't be cured by trying again; at the first attempt also what can't be reached."""
+        backoff = Backoff(first=0.2, most=self._settings().reconnect_max)
+        tried = False
+        while not self.stop.is_set():
+            settings = self._settings()
+            began = time.monotonic()
+            try:
+                if not tried:
+                    require(ensure(settings, create_missing=False))
+                ReaderSession(options_of(settings), self.stop, self.state, self._went_round).run()
+                continue
+            except (FencedError, PublishError) as error:
+                log.warning("%s", error)
+            except (UnreachableError, psycopg.Error, OSError) as error:
+                if not tried and not self.state.sessions:
+                    raise
+                log.warning("%s", " ".join(str(error).split()) or type(error).__name__)
+            tried = True
+            backoff = Backoff(backoff.first, backoff.most) if time.monotonic() - began > 30 else backoff
+            backoff = backoff.failed()
+            log.info("connecting again in %.1f s", backoff.pause)
+            self._went_round()
+            self.stop.wait(backoff.pause)
+
+    def _went_round(self) -> None:
+        self.round_at = time.monotonic()
+
+    def has_work(self) -> str | None:
+        """What a reader whose loop stands still should be doing."""
+        return None if self.state.waiting_for_slot else "its loop should go round several times a second"
+
+
+def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, parent: int = 0, stalls: int = 0) -> int:
+    """The role `read`, until SIGTERM or Ctrl-C; then everything sent is acknowledged and confirmed, and it returns 0.
+
+    ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
+    """
+    current = settings
+    failpoints.arm(settings.failpoints)
+    reader = Reader(lambda: current)
+
+    def on_hup(_signal: int, _frame: object) -> None:
+        nonlocal current
+        if reload is not None:
+            try:
+                current = reload()
+            except SentstreamError as error:
+                log.error("settings were not read again: %s", error)
+
+    if parent:
+        end_with(parent, reader.stop.set)
+    watchdog = Watchdog(
+        lambda: reader.round_at, reader.has_work, lambda: current.stall_restart, lambda why: restart(why, stalls)
+    )
+    with until_signalled(reader.stop, on_hup):
+        watchdog.start()
+        try:
+            reader.run()
+        finally:
+            watchdog.stop()
+    log.info("acknowledged and confirmed up to %s; bye", lsn_text(reader.state.confirmed))
+    return 0
