@@ -127,5 +127,5 @@ class Batcher:
     def _close(self, number: int, end: Position, as_of: int) -> Batch:
         part = self._parts[number]
         batch = Batch(number, self.epoch, part.begin, end, as_of, tuple(part.entries), self._minute)
-        self._parts[number] = _Part(end)
+        part.begin, part.entries = end, []
         return batch
