@@ -308,7 +308,8 @@ def _not_covered(report: Report, ready: Open, counts: dict[str, list[int]]) -> I
         yield {"what": f"partition {', '.join(map(str, ready.unanswered))}", "why": why}
     outside = sum(1 for numbers in counts.values() if not any(numbers[:5]))
     if outside:
-        yield {"what": f"{outside} campaigns without rows in the queue", "why": "there is nothing to count"}
+        what = "1 campaign" if outside == 1 else f"{outside} campaigns"
+        yield {"what": f"{what} without rows in the queue", "why": "there is nothing to count"}
     if report.run.removed_policy == "keep":
         yield {"what": "removed", "why": "rows that are gone can't be counted again: known from the stream alone"}
 

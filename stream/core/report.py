@@ -11,11 +11,14 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from stream.core.digest import digest
+from stream.core.status import STATUSES
 
 #: the shape of what a digest covers; another number when that changes, so that old runs stay verifiable
 FORMAT: Final = 1
 #: the verdicts in the order of a report
 VERDICTS: Final = ("verified", "drift", "inconclusive", "not_comparable", "baseline")
+#: what ``before``, ``after`` and ``delta`` may name: the live counts, rows gone after they were sent, campaigns.sent
+COUNTS: Final = (*STATUSES, "removed", "counter")
 PARTS: Final = ("answers", "counts", "observations", "verdicts")
 
 
@@ -62,9 +65,9 @@ class Ruled:
             "campaign_id": self.campaign_id,
             "verdict": self.verdict,
             "cause": self.cause,
-            "before": None if self.before is None else dict(self.before),
-            "after": None if self.after is None else dict(self.after),
-            "delta": None if self.delta is None else dict(self.delta),
+            "before": _in_order(self.before),
+            "after": _in_order(self.after),
+            "delta": _in_order(self.delta),
             "corrected": self.corrected,
             "estimated": self.estimated,
             "decided_at": rfc3339(self.decided_at),
@@ -224,6 +227,13 @@ class Report:
         result["verdicts"] = [verdict.as_json() for verdict in self.verdicts]
         result["observations"] = observations
         return {**result, **tail}
+
+
+def _in_order(counts: Mapping[str, int] | None) -> dict[str, int] | None:
+    """The five statuses first, whatever order the store gave them."""
+    if counts is None:
+        return None
+    return {name: counts[name] for name in (*(n for n in COUNTS if n in counts), *sorted(counts.keys() - set(COUNTS)))}
 
 
 def parts_of(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 Trigger = Literal[
-    "manual", "before_pause", "paused", "cancelled", "finished", "resumed", "drain", "gap", "start", "interval"
+    "manual", "before_pause", "paused", "cancelled", "finished", "resumed", "drain", "start", "gap", "interval"
 ]
 
 #: where several fall together, the first of these names the run
@@ -31,13 +31,13 @@ ORDER: Final[tuple[Trigger, ...]] = (
     "finished",
     "resumed",
     "drain",
-    "gap",
     "start",
+    "gap",
     "interval",
 )
 
 #: changes of status that fall this close together are one run: an auto-pause touches every campaign
-GATHER: Final = 0.3
+GATHER: Final = 0.25
 #: a recount may take one part in ten of the time; these two do not wait for that
 SHARE: Final = 10.0
 UNHURRIED: Final = 1.0
@@ -193,7 +193,7 @@ def _levels(agenda: Agenda, facts: Facts, interval: float, now: float) -> Iterab
         yield facts.inconclusive
     if any(drain.due(now) for drain in agenda.drains.values()):
         yield "drain"
-    if facts.run_age is None or facts.run_age >= interval:
+    if agenda.started and (facts.run_age is None or facts.run_age >= interval):
         yield "interval"
 
 
