@@ -1,4 +1,4 @@
-"""schema.sql makes what tables.py says we rely on, in any schema; and it does what MAILER says of the mailer's tables."""
+"""schema.sql makes what tables.py says we rely on, in any schema, and does what MAILER says of the mailer's."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""A mailer that behaves as the real one does, with a truth of its own: for the demo, tests and benchmarks.
+
+    choose.py      pure: which act comes next, and on what
+    book.py        pure: what the simulated mailer knows of its rows, and so the truth
+    statements.py  the statements of the mailer
+    sender.py      one connection that performs acts and enters them into the book after each commit
+    simulator.py   one sender, step by step, for tests:  Simulator(url, seed).step()
+    load.py        several senders at a rate, for benchmarks
+    demo.py        newsletters that come and go, for people
+    __main__.py    the process: python -m connectors.mailer.simulator --database-url ...
+
+The truth is kept in the process and never read from the database, so it can prove what counts the database.
+"""
+
+from __future__ import annotations
+
+from connectors.mailer.simulator.book import CampaignTruth, Truth
+from connectors.mailer.simulator.choose import ACTS, MIXES, Act, parse_mix
+from connectors.mailer.simulator.load import Load
+from connectors.mailer.simulator.simulator import Simulator
+
+__all__ = ["ACTS", "MIXES", "Act", "CampaignTruth", "Load", "Simulator", "Truth", "parse_mix"]

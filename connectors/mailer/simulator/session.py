@@ -1,0 +1,123 @@
+"""One connection of the simulated mailer: transactions that enter the book once they are committed.
+
+Where the connection goes in the middle of a transaction, nobody knows whether that was committed. The session comes
+back, asks for the transaction's fate where rows were deleted in it (``pg_xact_status``: what was removed can't be read
+again), and has the rest read again from the tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection, Cursor, sql
+from psycopg.rows import TupleRow, tuple_row
+
+from connectors.mailer.simulator import statements as say
+from stream.core.errors import UnreachableError
+
+#: enters a committed transaction into the book
+Settle = Callable[[], None]
+#: runs the statements of a transaction
+Work = Callable[[Cursor[TupleRow]], Settle]
+
+#: deadlocks and serialization failures in a row before an act is given up
+_RETRIES: Final = 20
+
+
+class Session:
+    """``conn`` is in autocommit mode and used by nobody else meanwhile.
+
+    ``url``: where to connect again when the connection is lost; empty: then its loss is an error. ``patience``: seconds
+    until a server that stays away is an error, too. ``read_again``: called after a loss, to read what the tables say.
+    """
+
+    def __init__(self, conn: Connection[Any], *, schema: str, url: str = "", patience: float = 60.0) -> None:
+        self.read_again: Callable[[Cursor[TupleRow]], None] = lambda _cursor: None
+        self.losses = 0
+        self._url = url
+        self._schema = schema
+        self._patience = patience
+        self._conn: Connection[Any]
+        self.cursor: Cursor[TupleRow]
+        self._use(conn)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._conn.close()
+
+    def commit(self, work: Work, *, deletes: bool = False) -> bool:
+        """Runs ``work`` in a transaction, and what it returns once that is committed; for a transaction that ``work``
+        rolls back itself, nothing. ``deletes``: rows go in it, so its fate must be learnt if the connection is lost.
+
+        True: it went as told. False: the connection was lost; the tables were read again, and tell what became of it.
+        """
+        for attempt in range(_RETRIES + 1):
+            xid, settle = "", None
+            try:
+                with self._conn.transaction():
+                    if deletes:
+                        xid = str(value(self.cursor.execute(say.XID)))
+                    settle = work(self.cursor)
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if attempt == _RETRIES:
+                    raise
+                continue
+            except psycopg.OperationalError as error:
+                self._come_back(error, xid, settle)
+                return False
+            if settle is not None:
+                settle()
+            return True
+        raise AssertionError("unreachable")
+
+    def one(self, statement: str, values: Sequence[object]) -> int | None:
+        """One statement that is a transaction of its own. Returns how many rows it took; None as `commit`'s False."""
+        try:
+            return self.cursor.execute(statement, values, prepare=True).rowcount
+        except psycopg.OperationalError as error:
+            self._come_back(error, "", None)
+            return None
+
+    def _come_back(self, error: psycopg.OperationalError, xid: str, settle: Settle | None) -> None:
+        if not self._conn.closed or not self._url:
+            raise error
+        self.losses += 1
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._use(psycopg.connect(self._url, autocommit=True))
+                if xid and settle is not None and self._committed(xid, deadline):
+                    settle()
+                    settle = None
+                self.read_again(self.cursor)
+            except psycopg.OperationalError as again:
+                if time.monotonic() > deadline:
+                    raise UnreachableError(
+                        f"The simulated mailer lost PostgreSQL and did not find it again: {again}.",
+                        "Start the server again.",
+                    ) from error
+                time.sleep(0.1)
+            else:
+                return
+
+    def _committed(self, xid: str, deadline: float) -> bool:
+        while True:
+            fate = value(self.cursor.execute(say.XACT_STATUS, (xid,)))
+            if fate != "in progress" or time.monotonic() > deadline:
+                return bool(fate == "committed")
+            time.sleep(0.05)
+
+    def _use(self, conn: Connection[Any]) -> None:
+        self._conn = conn
+        self.cursor = conn.cursor(row_factory=tuple_row)
+        self.cursor.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self._schema)))
+
+
+def value(cursor: Cursor[TupleRow]) -> Any:
+    """The one value that a query gives."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
