@@ -60,12 +60,13 @@ def _group_reader(settings: Settings) -> LagReader | None:
         return None
     from connectors.kafka.cluster import Cluster  # noqa: PLC0415 - the embedded shape needs no Kafka client
     from connectors.kafka.lag import LagReader  # noqa: PLC0415
-    from connectors.kafka.topics import GROUP, Names  # noqa: PLC0415
+    from connectors.kafka.topics import Names  # noqa: PLC0415
 
+    names = Names(settings.kafka_topic_prefix)
     return LagReader(
         Cluster.of(settings),
-        GROUP,
-        Names(settings.kafka_topic_prefix).changes,
+        names.group,
+        names.changes,
         window=settings.lag_window,
         allowed=settings.lag_allowed,
     )

@@ -239,6 +239,8 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     """
     current = settings
     failpoints.arm(settings.failpoints)
+    if settings.log_level != "debug":
+        Cluster.quiet()
     reader = Reader(lambda: current)
 
     def on_hup(_signal: int, _frame: object) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.lag import LagReader
-from connectors.kafka.topics import GROUP, Names, ensure, require
+from connectors.kafka.topics import Names, ensure, require
 from stream import failpoints
 from stream.core.errors import SentstreamError
 from stream.liveness import Watchdog, end_with, restart
@@ -49,7 +49,8 @@ class Work:
     stalls."""
 
     def __init__(self, settings: Settings, state: WorkerState) -> None:
-        self._lag = LagReader(Cluster.of(settings), GROUP, Names(settings.kafka_topic_prefix).changes)
+        names = Names(settings.kafka_topic_prefix)
+        self._lag = LagReader(Cluster.of(settings), names.group, names.changes)
         self._state = state
 
     def has_work(self) -> str | None:
@@ -71,9 +72,11 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
     """
     failpoints.arm(settings.failpoints)
+    if settings.log_level != "debug":
+        Cluster.quiet()
     require(ensure(settings, create_missing=False))
     with Place(settings) as place:
-        log.info("worker %s joins the group %s", place.name, GROUP)
+        log.info("worker %s joins the group %s", place.name, Names(settings.kafka_topic_prefix).group)
         asyncio.run(_run(settings, reload, place.name, parent, stalls))
     log.info("flushed, acknowledged and committed; bye")
     return 0

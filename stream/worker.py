@@ -30,7 +30,7 @@ from faust.types import TP
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
-from connectors.kafka.topics import GROUP, RECORD_LIMIT, Names
+from connectors.kafka.topics import RECORD_LIMIT, Names
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store, timestamp
 from stream import faust_fixes
@@ -72,7 +72,6 @@ class WorkerOptions:
     policy: Policy = "keep"
     write_back: bool = True
     instance: str = ""
-    group: str = GROUP
     room: int = 64 << 20
     reconnect_max: float = 30.0
     interval: Callable[[], float] = lambda: 0.1
@@ -118,6 +117,7 @@ class Worker:
         self._connection: psycopg.Connection[Any] | None = None
         self._writing = asyncio.Lock()
         self._leaving = False
+        self._left = asyncio.Event()
         self.app = self._app()
         self.publications = Publications(options.names, lambda: self._table)
 
@@ -126,7 +126,7 @@ class Worker:
     def _app(self) -> faust.App:
         options = self.options
         app = faust.App(
-            options.group,
+            options.names.group,
             **options.cluster.faust(),
             **faust_fixes.settings(),
             autodiscover=False,
@@ -277,7 +277,7 @@ class Worker:
             loaded.epoch, state.number, loaded.position, timestamp(loaded.as_of), loaded.based, rows, whole=True
         )
         self.publications.add(whole, flows)
-        log.info(
+        log.debug(
             "partition %d loaded: epoch %d, written up to %s, %s, next offset %s, %d campaigns",
             state.number,
             loaded.epoch,
@@ -540,6 +540,7 @@ class Worker:
 
     async def _on_shutdown(self, _app: Any, /, *_args: Any, **_: Any) -> None:
         self._leaving = True
+        self._left.set()
         await self._leave()
         log.info("flushed, acknowledged and committed")
 
@@ -549,6 +550,8 @@ class Worker:
         async def leave() -> None:
             await self._flush(last=True)
             await self.app.consumer.commit()
+            with contextlib.suppress(Exception):  # the counts are written; what is published lags at most
+                await asyncio.wait_for(self.publications.publish(faust_fixes.producer_of(self.app)), 2)
 
         try:
             await asyncio.wait_for(leave(), LEAVING)
@@ -563,4 +566,10 @@ class Worker:
         self.failed.set()
 
     async def _publish_loop(self) -> None:
-        await self.publications.run(lambda: faust_fixes.producer_of(self.app))
+        publishing = asyncio.ensure_future(self.publications.run(lambda: faust_fixes.producer_of(self.app)))
+        leaving = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait({publishing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            publishing.cancel()
+            leaving.cancel()

@@ -27,8 +27,6 @@ from stream.core.errors import PreconditionError
 
 #: the largest record; the recount of a partition is one record, some 30 bytes a campaign
 RECORD_LIMIT: Final = 8 << 20
-#: consumer group of the workers, and their Faust app id
-GROUP: Final = "sentstream-work"
 _DAY: Final = 86_400_000
 _EXISTS: Final = 36  # TOPIC_ALREADY_EXISTS
 _UNKNOWN: Final = 3  # UNKNOWN_TOPIC_OR_PARTITION
@@ -39,6 +37,11 @@ class Names:
     """The topics' names under a prefix."""
 
     prefix: str = "sentstream"
+
+    @property
+    def group(self) -> str:
+        """Consumer group of the workers, and their Faust app id."""
+        return f"{self.prefix}-work"
 
     @property
     def changes(self) -> str:
