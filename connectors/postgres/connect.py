@@ -204,15 +204,18 @@ _FIXES: Final = (
 
 
 def _read(url: str) -> dict[str, Any] | None:
-    """The parts of ``url``; None where libpq can't read it, or would take part of a password for the host: a bare ``@``
-    in it ends the password for libpq."""
-    authority = url.partition("?")[0]
-    if authority.startswith(("postgres://", "postgresql://")) and authority.count("@") > 1:
-        return None
+    """The parts of ``url``. None where libpq can't read it, and where it would take a part of the password for host,
+    port or database, since a character in it (``@ / ?``) is not percent-encoded."""
     try:
-        return conninfo.conninfo_to_dict(url)
+        given = conninfo.conninfo_to_dict(url)
     except psycopg.Error:
         return None
+    if not url.startswith(("postgres://", "postgresql://")):
+        return given
+    authority, _, path = url.partition("?")[0].partition("//")[2].partition("/")
+    misread = authority.count("@") > 1 or "@" in path
+    numeric = all(port.isdecimal() for port in str(given.get("port") or "5432").split(",") if port)
+    return None if misread or not numeric else given
 
 
 def _with_defaults(url: str) -> dict[str, str]:
@@ -241,7 +244,8 @@ def _as_url(given: Mapping[str, Any]) -> str:
 def _redact_by_eye(url: str) -> str:
     """Masks what looks like a password in a text that no parser takes: too much rather than too little."""
     url = re.sub(r"(?s)(//[^:/@]*):.*@", rf"\1:{_MASK}@", url)
-    url = re.sub(r"(?is)(//[^@]*):[^@]*\Z", rf"\1:{_MASK}", url) if "@" not in url else url
+    if "@" not in url and "=" not in url.partition(":")[0]:
+        url = re.sub(r"(?s)\A([^:]*(?:://[^:]*)?):.*\Z", rf"\1:{_MASK}", url)
     return re.sub(r"(?i)((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)", rf"\1{_MASK}", url)
 
 
