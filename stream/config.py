@@ -35,7 +35,6 @@ __all__ = [
     "Reloaded",
     "Sources",
     "find_file",
-    "is_completing",
     "load",
     "reload",
     "to_environment",
@@ -143,11 +142,6 @@ def find_file(config: Path | str | None = None, environ: Mapping[str, str] | Non
             f"The configuration file {path} does not exist.", "Check --config or SENTSTREAM_CONFIG."
         )
     return path
-
-
-def is_completing() -> bool:
-    """Whether the shell asks for completions of a command line, by the variable that its script sets."""
-    return "_SENTSTREAM_COMPLETE" in os.environ
 
 
 class _Environment(EnvSettingsSource):

@@ -23,7 +23,6 @@ prints them.
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stream.config import Settings, Sources
+
+#: a wider one would leave no room for the words beside it at 80 columns
+LONGEST_METAVAR: Final = 20
 
 Command = Callable[..., "int | None"]
 
@@ -188,7 +190,6 @@ def report_error(error: BaseException, words: Sequence[str]) -> int:
     if not ours:
         line += " (a fault of sentstream's: please report it, with what -vv shows)"
     sys.stderr.write(f"sentstream: {line}\n")
-    logging.getLogger("sentstream").debug("ended by %s", type(error).__name__)
     return error.code if isinstance(error, SentstreamError) else 1
 
 
@@ -221,19 +222,17 @@ def _settings(shows: Collection[str] | Literal["all"]) -> Iterable[inspect.Param
 
     for name in _setting_names():
         shown = shows == "all" or name in shows or name == "database_url"
-        flag = flag_name(name)
-        switch = setting_kind(name) == "switch"
-        declared = f"{flag}/--no-{flag[2:]}" if switch else flag
-        panel = f"Settings: {setting_group(name)}" if name != "database_url" else None
+        choices = "true|false" if setting_kind(name) == "switch" else "|".join(setting_choices(name))
+        long = len(choices) > LONGEST_METAVAR
         option = typer.Option(
-            declared,
-            help=setting_text(name),
+            flag_name(name),
+            help=f"{setting_text(name)} One of {choices.replace('|', ', ')}." if long else setting_text(name),
             hidden=not shown,
-            rich_help_panel=panel,
-            metavar=None if switch else "|".join(setting_choices(name)) or setting_kind(name).upper(),
+            rich_help_panel=f"Settings: {setting_group(name)}" if name != "database_url" else None,
+            metavar=choices if choices and not long else setting_kind(name).upper(),
             show_default=False,
         )
-        annotation = Annotated[(bool if switch else str) | None, option]  # type: ignore[valid-type]
+        annotation = Annotated[str | None, option]
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -7,6 +7,8 @@ modules whose commands stand on the command line are imported: the others appear
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,9 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def assemble(words: Sequence[str], *, everything: bool = False) -> typer.Typer:
     """The application, with the modules of the commands that occur in ``words`` (or ``everything``) imported."""
-    from stream.config import is_completing
-
-    everything = everything or is_completing()
+    everything = everything or "_SENTSTREAM_COMPLETE" in os.environ  # the shell asks; no setting of ours
     root = typer.Typer(
         name="sentstream",
         help=_HELP,
@@ -95,6 +95,12 @@ def assemble(words: Sequence[str], *, everything: bool = False) -> typer.Typer:
     return root
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version_text())
+        raise typer.Exit
+
+
 def _root(
     context: typer.Context,
     config: Annotated[str | None, typer.Option(help="Configuration file; default: ./sentstream.toml.")] = None,
@@ -103,11 +109,11 @@ def _root(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Say more; -vv: tracebacks.")
     ] = 0,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(version_text())
-        raise typer.Exit
+    del version
     context.obj = Shared(config=config, database_url=database_url, json=json, verbose=verbose)
 
 

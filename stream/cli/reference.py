@@ -49,8 +49,7 @@ bootstrap_servers = ["kafka-1:9092", "kafka-2:9092"]
 ```
 
 Durations are `100ms`, `5s`, `5m`, `2h`, `400d`, or seconds. Sizes are `500kB`, `64MB`, `1GB` (powers of 1024), or
-bytes. Switches are `true` or `false`, on the command line `--write-back` or `--no-write-back`. Lists are separated by
-commas. An empty variable counts as not set.
+bytes. Switches are `true` or `false`. Lists are separated by commas. An empty variable counts as not set.
 
 Secrets belong in the environment or in a file of their own, not on the command line, where everybody on the machine can
 read them: `SENTSTREAM_HTTP_TOKEN_FILE=/run/secrets/token` reads the value from that file, and so for each setting that

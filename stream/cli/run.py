@@ -22,7 +22,7 @@ _EXAMPLES = """Examples:
 
 `sentstream run --once` catch up, flush, recount, exit: for cron. Exit code 1 where the recount found a drift
 
-`sentstream run --no-write-back` shadow mode: only shows what it would write
+`sentstream run --write-back false` shadow mode: only shows what it would write
 
 `kill -HUP PID` reads intervals and allowances again
 """

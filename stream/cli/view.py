@@ -8,7 +8,7 @@ were.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -83,6 +83,8 @@ def draw(view: View, width: int, height: int | None = None, *, ascii_only: bool 
     for line in foot:
         line.truncate(width, overflow="ellipsis")
     campaigns = sorted(view.campaigns, key=_rank)
+    if ascii_only:
+        campaigns = [replace(campaign, name=words.ascii_text(campaign.name)) for campaign in campaigns]
     table = width >= TABLE_WIDTH
     lines_each = 1 if table else BLOCK_LINES
     room = len(campaigns)
@@ -96,7 +98,10 @@ def draw(view: View, width: int, height: int | None = None, *, ascii_only: bool 
     if len(campaigns) > room:
         rest = words.count_of(len(campaigns) - room, "more campaign")
         body.append(Text(f"        ... and {rest}: `sentstream progress` lists all", style="dim"))
-    return [*head, *body, *foot]
+    lines = [*head, *body, *foot]
+    for line in lines if ascii_only else ():
+        line.plain = words.ascii_text(line.plain)
+    return lines
 
 
 def bar(campaign: CampaignProgress, width: int, *, ascii_only: bool = False) -> Text:

@@ -84,3 +84,11 @@ def fitted(text: str, width: int) -> str:
     if cell_len(text) <= width:
         return set_cell_size(text, width)
     return set_cell_size(set_cell_size(text, width - 1).rstrip() + "…", width)
+
+
+def ascii_text(text: str) -> str:
+    """``text`` for a terminal that has ASCII only, letter for letter."""
+    return "".join(letter if letter.isascii() else _PLAIN_LETTERS.get(letter, "?") for letter in text)
+
+
+_PLAIN_LETTERS: Final = {"·": "|", "…": "~"}
