@@ -164,13 +164,16 @@ def request(
 def _lock_first(conn: Connection, queue: sql.Identifier, campaigns: sql.Identifier, limits: Limits) -> None:
     """Isolation, time-outs and the lock, in one go and without a snapshot.
 
-    Parallel workers would take the mailer's cores; JIT costs more than the count.
+    Parallel workers would take the mailer's cores, and JIT costs more than the count. The identity index is read from
+    end to end, not at random: planned with ``random_page_cost = 1`` it is chosen as soon as it pays (measured: a
+    million vacuumed rows in 167 ms against 372 by a sequential scan, which is still preferred before a vacuum).
     """
     conn.execute(
         sql.SQL(
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;"
             " SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {count};"
             " SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off;"
+            " SET LOCAL seq_page_cost = 1; SET LOCAL random_page_cost = 1;"
             " LOCK TABLE {queue}, {campaigns} IN ACCESS SHARE MODE"
         ).format(
             lock=sql.Literal(f"{max(1, round(limits.lock * 1000))}ms"),
