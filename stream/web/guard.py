@@ -37,7 +37,8 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*\Z")
 #: for our own page: scripts, styles and calls from here only, nothing inline, no frames
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +47,11 @@ def files() -> StaticFiles:
 
 
 @router.get("/", include_in_schema=False)
-async def dashboard() -> Response:
-    return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
+async def dashboard(shared: Shared) -> Response:
+    page = _page()
+    if shared.rules.token:
+        page = page.replace(b"<html ", b"<html data-token ", 1)  # it offers to log out, then
+    return Response(page, media_type="text/html; charset=utf-8")
 
 
 @router.get("/favicon.ico", include_in_schema=False)
@@ -80,6 +84,11 @@ async def logout(request: Request) -> Response:
     response = Response(status_code=204)
     _set_cookie(response, request, "", 0)
     return response
+
+
+@cache
+def _page() -> bytes:
+    return (STATIC / "index.html").read_bytes()
 
 
 def _token(body: bytes, is_form: bool) -> str:

@@ -101,7 +101,7 @@ class Encoder:
         if isinstance(change, Campaign):
             return self.frame(number, "progress", self.progress(change, log))
         if isinstance(change, Mark):
-            return self.frame(number, "watermark", watermark(change))
+            return self.frame(number, "watermark", watermark(change) | {"now": time_text(self._now())})
         if isinstance(change, Deleted):
             return self.frame(number, "deleted", {"campaign_id": change.campaign_id})
         return self.frame(number, "verdict", verdict(change))
