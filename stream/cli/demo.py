@@ -93,7 +93,11 @@ def demo(
             parts.append(mailer)
         warden = _Warden(parts, stop, seconds)
         warden.start()
-        watcher = Watcher(settings, notes=_notes(settings, parts))
+        notes = _notes(settings, parts)
+        if not call.out.is_terminal:
+            for note in notes:
+                call.err.print(note)
+        watcher = Watcher(settings, notes=notes)
         follow(call, watcher, stop, every=EVERY if call.out.is_terminal or call.json else PLAIN_EVERY)
         warden.join()
         if warden.failed is not None:
@@ -170,7 +174,9 @@ def _part(name: str, argv: list[str], directory: Path, settings: Settings) -> It
     empty.touch()
     environment: Mapping[str, str] = child_environment(settings, config=empty)
     output = directory / f"{name}.log"
-    process = child.start(argv, log=output, directory=Path.cwd(), environment=environment)
+    process = child.start(
+        argv, log=output, directory=Path.cwd(), environment=environment, remove_when_orphaned=directory
+    )
     try:
         yield Part(name, process, output)
     finally:
