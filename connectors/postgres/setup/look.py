@@ -125,6 +125,7 @@ class Found:
     superuser: bool
     replication: bool
     may_create: bool
+    may_index: bool
     schema_owner: str | None
     schema_owned: bool
     schema_tables: tuple[str, ...]
@@ -164,6 +165,7 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         superuser=server["superuser"],
         replication=server["replication"],
         may_create=server["may_create"],
+        may_index=_may_index(conn, wanted.mailer_schema),
         state=state,
         tables=tables,
         elsewhere=_elsewhere(conn, wanted.mailer_schema),
@@ -259,6 +261,14 @@ SELECT s.plugin::text, s.slot_type::text AS kind, s.database::text, s.temporary,
 FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 WHERE s.slot_name = %s::name
 """
+
+
+def _may_index(conn: psycopg.Connection[Any], schema: str) -> bool:
+    """Whether a new index may go into the mailer's schema; also where there is no such schema."""
+    rows = _all(
+        conn, "SELECT has_schema_privilege(oid, 'CREATE') AS may FROM pg_namespace WHERE nspname = %s::text", (schema,)
+    )
+    return not rows or bool(rows[0]["may"])
 
 
 def _tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, Table]:

@@ -223,6 +223,14 @@ def _own_schema(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
 
 def _index(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
     index = found.index
+    if not found.may_index and (index is None or not index.valid):
+        schema, user = quoted(wanted.mailer_schema), quoted(found.user)
+        yield Obstacle(
+            "index_right",
+            f"{user} may not create an index in schema {schema}.",
+            f"GRANT CREATE ON SCHEMA {schema} TO {user};",
+            "owner",
+        )
     if index is None:
         return
     name = quoted(wanted.mailer_schema, IDENTITY_INDEX)

@@ -116,7 +116,7 @@ def _old_identity(found: Found, rest: Rest, notes: list[str]) -> str:
         notes.append(f"Index {index}, the replica identity before setup, is gone: it becomes DEFAULT.")
         kind = "d"
     clause = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL", "i": f"USING INDEX {quoted(index or '')}"}[kind]
-    return "" if kind == queue.identity else clause
+    return "" if kind == queue.identity == "f" else clause
 
 
 def _owner_obstacles(found: Found, rest: Rest, steps: list[Step]) -> Iterator[Obstacle]:
