@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,6 +162,33 @@ def running(db: Database, wall: Callable[[], datetime] = utc_now, **values: Any)
     """Both, as `sentstream run` has them."""
     with reconciling(db, wall, **values) as reconciler, streaming(db, reconciler, **values):
         yield reconciler
+
+
+@contextmanager
+def running_process(db: Database, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`sentstream run` as a process of its own; `environment` by the settings' names, such as RECOUNT_INTERVAL="5s"."""
+    given = {
+        "SENTSTREAM_DATABASE_URL": db.url,
+        "SENTSTREAM_SLOT_NAME": db.slot,
+        "SENTSTREAM_HTTP_LISTEN": "off",
+        **{f"SENTSTREAM_{name}": value for name, value in environment.items()},
+    }
+    words = [sys.executable, "-m", "stream.cli", "run"]
+    process = subprocess.Popen(words, env={**os.environ, **given}, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said: list[bytes] = []
+    listening = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+    listening.start()
+    try:
+        yield process
+        assert process.poll() is None, b"".join(said).decode()
+        process.terminate()
+        assert process.wait(30) == 0, b"".join(said).decode()
+    finally:
+        process.kill()
+        process.wait()
+        listening.join(5)
+        process.stderr.close()
 
 
 def based(db: Database) -> None:
