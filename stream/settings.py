@@ -89,10 +89,6 @@ class Settings(BaseSettings):
         text="`permanent` keeps the WAL while sentstream is down; `temporary` never pins WAL and starts from a new "
         "baseline.",
     )
-    connect_timeout: Duration = _key(
-        "10s", "PostgreSQL", kind="duration",
-        text="How long a connection attempt may take.",
-    )
     reconnect_max: Duration = _key(
         "30s", "PostgreSQL", kind="duration", reload=True,
         text="Longest pause between two attempts to reconnect.",

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
-from socket import socket
+from socket import AF_INET, AF_INET6, socket
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,7 @@ from stream.cli.watch import EVERY, Watcher, follow, until_stopped
 from stream.config import Settings, child_environment
 from stream.core.errors import ConfigurationError, SentstreamError
 from stream.core.position import parse_lsn
-from stream.settings_values import parse_duration, split_address
+from stream.settings_values import parse_duration, split_address, split_list
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,15 +131,15 @@ def _free_address(wanted: str) -> str:
     if wanted == "off":
         return wanted
     host, port = split_address(wanted)
-    with socket() as probe:
-        try:
-            probe.bind((host, port))
-            return wanted
-        except OSError:
-            pass
-    with socket() as probe:
-        probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"
+    family, shown = (AF_INET6, f"[{host}]") if ":" in host else (AF_INET, host)
+    for attempt in (port, 0):
+        with socket(family) as probe:
+            try:
+                probe.bind((host, attempt))
+            except OSError:
+                continue
+            return f"{shown}:{probe.getsockname()[1]}"
+    return wanted
 
 
 def _prepare(server: PrivateServer, settings: Settings) -> None:
@@ -153,10 +153,10 @@ def _prepare(server: PrivateServer, settings: Settings) -> None:
 
 def _broker(call: Call, closing: ExitStack) -> tuple[str, ...]:
     with _step(call.err, "Kafka (the first time its packages are fetched)"):
-        from connectors.kafka.broker import PrivateBroker
+        from connectors.kafka.broker import PrivateKafka
 
-        broker = closing.enter_context(PrivateBroker())
-    return tuple(broker.servers)
+        broker = closing.enter_context(PrivateKafka())
+    return split_list(broker.bootstrap)
 
 
 def _run_command() -> list[str]:
