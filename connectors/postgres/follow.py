@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from stream.core.feed import Flushed, Row
 from stream.core.position import Position, parse_lsn
 from stream.core.progress import rate_per_minute
+from stream.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -99,6 +100,9 @@ class Follower:
         rows: dict[int, list[Row]] = {}
         for partition, *values in cursor:
             rows.setdefault(partition, []).append(_row(values))
+        verdicts: list[Verdict] = []
+        if self._seen is not None:  # what was decided before the first look is no news
+            verdicts = [Verdict(*values) for values in cursor.execute(self._sql(_VERDICTS), {"since": self._seen})]
         return tuple(
             Flushed(
                 epoch,
@@ -107,9 +111,10 @@ class Follower:
                 as_of,
                 based,
                 tuple(rows.get(partition, ())),
+                verdicts=tuple(verdicts) if place == 0 else (),
                 whole=self._seen is None,
             )
-            for partition, epoch, lsn, seq, based, as_of, _ in stands
+            for place, (partition, epoch, lsn, seq, based, as_of, _) in enumerate(stands)
             if partition is not None
         )
 
@@ -171,6 +176,16 @@ SELECT campaign_id, coalesce(sum(sent) FILTER (WHERE minute = date_trunc('minute
 FROM sentstream.history
 WHERE kind = 'flow' AND minute BETWEEN date_trunc('minute', now()) - interval '1 minute' AND now()
 GROUP BY campaign_id
+"""
+
+# of the newest runs alone, which bounds what is read; an older one takes no more verdicts
+_VERDICTS: Final = """
+SELECT run_id, campaign_id, verdict, cause, before, after, corrected, estimated
+FROM (SELECT xmin AS xid, * FROM sentstream.verdicts
+      WHERE run_id > (SELECT max(run_id) FROM sentstream.recounts) - 20) AS v
+WHERE {written_since}
+ORDER BY run_id, campaign_id
+LIMIT 10000
 """
 
 _LAST_RUN: Final = "SELECT max(run_id) FROM sentstream.recounts"

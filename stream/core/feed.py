@@ -232,6 +232,7 @@ class ChangeLog:
         self._verdicts: deque[Event] = deque()
         self._due: dict[_Key, Change] = {}
         self._due_verdicts: list[Verdict] = []
+        self._ruled: dict[tuple[int, int, str], None] = {}
         self._round_at = float("-inf")
         self._deleted: dict[int, None] = {}
         self._horizon = 0
@@ -265,7 +266,8 @@ class ChangeLog:
             here = {row.campaign_id for row in what.rows}
             gone = [n for n, it in self._campaigns.items() if it.partition == what.partition and n not in here]
         self.gone(gone)
-        self._due_verdicts.extend(what.verdicts)
+        for verdict in what.verdicts:
+            self._rule(verdict)
         stale = known.stale if known is not None else False
         mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
         if mark != known:
@@ -363,6 +365,16 @@ class ChangeLog:
         rate = known.rate if known is not None else 0.0
         if known is None or known.row != row or known.partition != partition:
             self._put(Campaign(row, partition, rate))
+
+    def _rule(self, verdict: Verdict) -> None:
+        """A verdict may come by two ways (the flush, a look at the store): it is told once."""
+        key = (verdict.run_id, verdict.campaign, verdict.verdict)
+        if key in self._ruled:
+            return
+        self._ruled[key] = None
+        while len(self._ruled) > 10 * REMEMBERED:
+            del self._ruled[next(iter(self._ruled))]
+        self._due_verdicts.append(verdict)
 
     def _put(self, campaign: Campaign) -> None:
         self._campaigns[campaign.row.campaign_id] = self._due["campaign", campaign.row.campaign_id] = campaign

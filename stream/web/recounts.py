@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from connectors.postgres import recount
 from connectors.postgres.connect import connect
+from connectors.postgres.recount import NotNowError
 from connectors.postgres.reports import NoRunError, read_report, read_runs
-from connectors.postgres.setup.versions import release
+from stream.recounting import request
 from stream.settings import Settings
 from stream.web import models
 from stream.web.answers import answer, cursor_of, number_of, where
@@ -52,28 +52,28 @@ class Asking:
         try:
             async with self._lock:
                 return await asyncio.to_thread(_recount, settings)
-        except recount.NotNowError as error:
+        except NotNowError as error:
             raise Problem(503, str(error), {"Retry-After": "5"}) from error
         finally:
             self._waiting -= 1
 
 
 @router.post("/recounts", status_code=202, response_model=models.Asked, responses=_ASKED)
-async def ask_for_recount(request: Request, shared: Shared) -> Response:
+async def ask_for_recount(call: Request, shared: Shared) -> Response:
     """Recount all campaigns now."""
-    return await _ask(request, shared)
+    return await _ask(call, shared)
 
 
 @router.post("/campaigns/{campaign_id}/sync-counts", status_code=202, response_model=models.Asked, responses=_ASKED)
-async def sync_counts(request: Request, shared: Shared, campaign_id: CampaignId) -> Response:
+async def sync_counts(call: Request, shared: Shared, campaign_id: CampaignId) -> Response:
     """Recount now, for this campaign's sake: a recount always counts all campaigns."""
     known(shared, campaign_id)
-    return await _ask(request, shared)
+    return await _ask(call, shared)
 
 
 @router.get("/recounts", response_model=models.Recounts)
 def list_recounts(
-    request: Request,
+    call: Request,
     shared: Shared,
     campaign_id: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Runs with a verdict on it.")] = None,
     drift: Annotated[bool, Query(description="Only runs that found a drift.")] = False,
@@ -86,7 +86,7 @@ def list_recounts(
         runs = read_runs(connection, limit=limit + 1, before=before, campaign=campaign_id, with_drift=drift)
     page = runs[:limit]
     return answer(
-        request,
+        call,
         {
             "recounts": [run.as_json() | {"verdicts": []} for run in page],
             "next_cursor": cursor_of(page[-1].run_id) if len(runs) > limit else None,
@@ -96,7 +96,7 @@ def list_recounts(
 
 @router.get("/recounts/{run_id}", response_model=models.RecountRun)
 def one_recount(
-    request: Request,
+    call: Request,
     shared: Shared,
     run_id: RunId,
     limit: Annotated[int, Query(ge=1, le=1000, description="Verdicts on a page.")] = 200,
@@ -112,29 +112,20 @@ def one_recount(
     run = report.as_json()
     rest = run["verdicts"][after:]
     run["verdicts"] = rest[:limit]
-    return answer(request, run | {"next_cursor": cursor_of(after + limit) if len(rest) > limit else None})
+    return answer(call, run | {"next_cursor": cursor_of(after + limit) if len(rest) > limit else None})
 
 
-async def _ask(request: Request, shared: Context) -> Response:
+async def _ask(call: Request, shared: Context) -> Response:
     shared.loaded()
-    asking: Asking = request.app.state.asking
+    asking: Asking = call.app.state.asking
     run_id = await asking.ask(shared.settings)
-    location = where(request, f"/api/recounts/{run_id}")
+    location = where(call, f"/api/recounts/{run_id}")
     body = dumps({"run_id": run_id, "location": location})
     return Response(body, 202, {"Location": location}, "application/json")
 
 
 def _recount(settings: Settings) -> int:
     with connect(settings.require_database(), "recount") as connection:
-        run = recount.request(
-            connection,
-            mailer_schema=settings.mailer_schema,
-            publication=settings.publication,
-            trigger="manual",
-            requested_by="http",
-            removed_policy=settings.removed,
-            version=release(),
-            limits=recount.Limits(TURN, settings.recount_lock_timeout, settings.recount_timeout),
-        )
+        run = request(connection, settings, "manual", "http", turn=TURN)
     log.info("recount %d was asked for by HTTP", run.run_id)
     return run.run_id
