@@ -16,6 +16,8 @@ PLACES: Final = (
     "before_fold",
     "after_fold",
     "before_apply",
+    "before_send",
+    "after_send",
     "before_flush",
     "after_swap",
     "before_commit",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -75,6 +76,11 @@ def without_stalls(arguments: Sequence[str]) -> list[str]:
         at = kept.index(OPTION)
         del kept[at : at + 2]
     return kept
+
+
+def terminate() -> None:
+    """What a SIGTERM does, from any thread."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with(parent: int, stop: Callable[[], None]) -> None:

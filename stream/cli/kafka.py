@@ -8,6 +8,7 @@ import typer
 
 from stream.cli.call import Call, command
 from stream.cli.run import reloading
+from stream.liveness import end_with, terminate
 
 app = typer.Typer()
 
@@ -53,4 +54,6 @@ def reconcile(call: Call, with_parent: _Parent = 0) -> int:
     call.settings.require_database()
     from stream import reconciler
 
-    return reconciler.run(call.settings, reloading(call), parent=with_parent)
+    if with_parent:
+        end_with(with_parent, terminate)
+    return reconciler.main(call.settings, reloading(call))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from stream.cli.call import Call, command
@@ -25,12 +27,18 @@ app = typer.Typer()
     service=True,
     epilog="Example: `SENTSTREAM_HTTP_TOKEN=... sentstream serve --http-listen 0.0.0.0:8087`",
 )
-def serve(call: Call) -> None:
+def serve(
+    call: Call, with_parent: Annotated[int, typer.Option(hidden=True, help="A process to end with.")] = 0
+) -> None:
     """Serve the HTTP API and the dashboard until stopped. `run` has it built in; the Kafka shape runs it as a role."""
     from stream.web import server
 
     settings = call.settings
     settings.require_database()
+    if with_parent:
+        from stream.liveness import end_with, terminate
+
+        end_with(with_parent, terminate)
     if not settings.kafka:
         server.serve(settings)
         return
