@@ -249,18 +249,19 @@ class Reconciler:
 
     def _look_after_runs(self, conn: psycopg.Connection[Any], settings: Settings, up: bool) -> bool:
         """Seal what is settled, raise what waits too long; whether a run is young enough to be answered soon."""
-        runs = reports.read_open(conn)
-        if not runs:
+        oldest, abandon = reports.oldest_open(conn), settings.report_retention
+        if oldest is None:
             self._raised.clear()
             return False
-        abandon = settings.report_retention
-        if runs[0].settled or runs[0].age > abandon:
+        if oldest.settled or oldest.age > abandon:
             for report in reports.seal_settled(conn, observe=self._observer(conn, settings), abandon_after=abandon):
                 self._report(report)
-            runs = reports.read_open(conn)
-        if runs and settings.write_back:
-            self._raise(conn, settings, runs[-1], up)
-        return any(run.age < settings.recount_patience * 2 for run in runs)
+        newest = reports.newest_open(conn)
+        if newest is None:
+            return False
+        if settings.write_back:
+            self._raise(conn, settings, newest, up)
+        return newest.age < settings.recount_patience * 2
 
     def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.Open, up: bool) -> None:
         """The newest run alone: it counted last. Where the stream is down before a pause there is no time to wait."""

@@ -115,14 +115,28 @@ def read_reports(conn: Connection, run_ids: Sequence[int]) -> list[Report]:
 
 def read_open(conn: Connection) -> list[Open]:
     """All open runs, oldest first."""
+    return _open(conn, "ORDER BY r.run_id")
+
+
+def oldest_open(conn: Connection) -> Open | None:
+    """The open run that is sealed next; None: all are sealed."""
+    return next(iter(_open(conn, "ORDER BY r.run_id LIMIT 1")), None)
+
+
+def newest_open(conn: Connection) -> Open | None:
+    """The open run that counted last."""
+    return next(iter(_open(conn, "ORDER BY r.run_id DESC LIMIT 1")), None)
+
+
+def _open(conn: Connection, which: str) -> list[Open]:
     with conn.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
-            """
+            f"""
             SELECT r.run_id, r.trigger, r.epoch, r.lsn::text,
                    extract(epoch FROM clock_timestamp() - r.started_at)::double precision,
                    ARRAY(SELECT a.partition FROM sentstream.answers a WHERE a.run_id = r.run_id)
-            FROM sentstream.recounts r WHERE r.status = 'open' ORDER BY r.run_id
-            """
+            FROM sentstream.recounts r WHERE r.status = 'open' {which}
+            """.encode()  # noqa: S608 - our own words
         ).fetchall()
     standing = _standing(conn, [row[0] for row in rows])
     found = []
@@ -208,7 +222,7 @@ def seal_settled(
     """
     sealed: list[Report] = []
     while True:
-        ready = next(iter(read_open(conn)), None)
+        ready = oldest_open(conn)
         if ready is None or not _is_ready(ready, abandon_after):
             return sealed
         observations = list(observe(read_report(conn, ready.run_id).run))
@@ -236,7 +250,7 @@ def _seal(
                 (run_id,),
             ).fetchone()
             (finished_at,), *_ = cursor.execute("SELECT clock_timestamp()").fetchall()
-        ready = next(iter(read_open(conn)), None)
+        ready = oldest_open(conn)
         if row is None or ready is None or ready.run_id != run_id or not _is_ready(ready, abandon_after):
             return None
         counts, partitions = row
