@@ -320,6 +320,7 @@ class ChangeLog:
         if now < self._round_at + ROUND:
             return None
         due = [(key, change) for key, change in self._due.items() if self._ripe(key, now)]
+        due.sort(key=lambda item: item[0][0] == "mark")  # a mark says that what came before it is complete
         verdicts, self._due_verdicts = self._due_verdicts, []
         if not due and not verdicts:
             return None
