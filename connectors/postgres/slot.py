@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from connectors.postgres.setup.conformance import countable_from
 from stream.core.align import Snapshot
 from stream.core.errors import PreconditionError
 from stream.core.position import parse_lsn
@@ -61,6 +62,9 @@ def ensure(connection: Connection, name: str) -> tuple[Slot, str | None]:
         if slot.lost:
             connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
             done, slot = f"slot {name} had lost its WAL ({slot.wal_status}) and was made again", None
+        elif slot.active_pid is None and slot.confirmed < parse_lsn(countable_from(connection) or "0/0"):
+            connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
+            done, slot = f"slot {name} stood before publication and identities were right and was made again", None
     if slot is None:
         create(connection, name)
         done = done or f"slot {name} was made"

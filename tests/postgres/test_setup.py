@@ -14,6 +14,8 @@ from connectors.postgres import setup
 from connectors.postgres.server import find_installations
 from connectors.postgres.setup import BlockedError, Blocker, Step, countable_from, identity_mode, script, set_up
 from connectors.postgres.setup.versions import migrations
+from connectors.postgres.slot import ensure
+from stream.core.position import parse_lsn
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     differences,
@@ -431,3 +433,29 @@ def test_discrepancies_read_the_index_alone(mailer_db: Database) -> None:
     text = json.dumps(plan)
     assert '"Index Only Scan"' in text
     assert "email_queue_sentstream" in text
+
+
+def test_the_reader_makes_a_slot_again_that_stands_before_a_repair(mailer_db: Database) -> None:
+    """Where only the owner's part of setup was run: advancing would leave transactions that span the point."""
+    db = mailer_db
+    prepare(db)
+    with db.connect() as conn:
+        assert ensure(conn, db.slot)[1] is None
+        db.execute("DROP PUBLICATION sentstream")
+        prepare(db, part="owner")
+        slot, done = ensure(conn, db.slot)
+        assert done is not None
+        assert slot.confirmed >= parse_lsn(countable_from(conn) or "")
+        assert ensure(conn, db.slot)[1] is None
+    assert missing(db).done
+
+
+def test_a_point_noted_on_another_server_says_nothing_here(mailer_db: Database) -> None:
+    """A database that was dumped and restored elsewhere brings its setup_state along."""
+    db = mailer_db
+    prepare(db)
+    db.execute("""UPDATE sentstream.setup_state SET value = '"FFFF/0"' WHERE key = 'countable_from'""")
+    with db.connect() as conn:
+        assert countable_from(conn) is None
+        assert ensure(conn, db.slot)[1] is None
+    assert missing(db).done

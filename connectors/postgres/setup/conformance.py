@@ -160,8 +160,15 @@ def countable_from(conn: psycopg.Connection[Any]) -> str | None:
     beyond, and the gap rule brings a new baseline.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
+        if cursor.execute("SELECT to_regclass('sentstream.setup_state') IS NULL").fetchall() == [(True,)]:
+            return None
+        # beyond the end of the WAL: noted on another server, from which this database was copied
         row = cursor.execute(
-            "SELECT value #>> '{}' FROM sentstream.setup_state WHERE key = 'countable_from'"
+            """
+            SELECT value #>> '{}' FROM sentstream.setup_state
+            WHERE key = 'countable_from' AND (value #>> '{}')::pg_lsn <=
+                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END
+            """
         ).fetchone()
     return None if row is None else str(row[0])
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
-from connectors.postgres.setup.conformance import Difference, check
+from connectors.postgres.setup.conformance import Difference, check, countable_from
 from connectors.postgres.setup.names import IDENTITY_INDEX, SCHEMA, quoted
 from connectors.postgres.setup.rights import Right, missing_rights
 from stream.core.status import STATUSES
@@ -173,7 +173,7 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         index=_index(conn, wanted.mailer_schema),
         publication=_publication(conn, wanted.publication),
         conflicts=_conflicts(conn, wanted),
-        slot=_slot(conn, wanted.slot, state.get("countable_from")),
+        slot=_slot(conn, wanted.slot, countable_from(conn) if state else None),
         differences=tuple(check(conn, wanted.publication, wanted.mailer_schema)),
         roles=roles,
         missing={
