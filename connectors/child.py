@@ -8,12 +8,19 @@ ends the program and removes its scratch directory.
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any, Final
+
+from stream.core.errors import PreconditionError
+
+#: below what Linux (32768) and macOS (49152) give to outgoing connections
+_PORTS: Final = (15_000, 32_000)
 
 #: $1 signal, $2 pid, $3 directory to remove or nothing. A second of grace and then SIGKILL, as nobody waits any more.
 _WATCH: Final = """
@@ -128,3 +135,20 @@ def remove(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         if not directory.exists():
             return
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on. Not one that the system hands to outgoing connections: a server that
+    is down for a moment must find its port free again."""
+    for _ in range(200):
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise PreconditionError(
+        f"No free port between {_PORTS[0]} and {_PORTS[1]} on 127.0.0.1.", "Close what listens there, or give a port."
+    )

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ("tests.fix_postgres", "tests.fix_proxy")
+pytest_plugins = ("tests.fix_postgres", "tests.fix_kafka", "tests.fix_proxy")

@@ -16,14 +16,13 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import psycopg
@@ -115,7 +114,11 @@ class PrivateServer:
         self._child: child.Child | None = None
 
     def __enter__(self) -> PrivateServer:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -158,7 +161,7 @@ class PrivateServer:
             self._initdb(bindir)
         for attempt in range(5):
             if not self.port or (attempt and not self._wanted_port):
-                self.port = _free_port()
+                self.port = child.free_port()
             self._write_settings()
             self._child = self._spawn(bindir)
             if self._came_up():
@@ -383,10 +386,3 @@ def _open_to_all(path: Path) -> bool:
 
 def _group(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: Any = probe.getsockname()[1]
-        return int(port)
