@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
 
@@ -24,6 +24,12 @@ _CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(32), 127) if
     number: f"\\x{number:02x}" for number in range(0x80, 0xA0)
 }
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # not subscriptable before Python 3.11
 
 
 def configure(
@@ -52,7 +58,7 @@ def set_level(level: str) -> None:
         logging.getLogger(name).setLevel(level.upper())
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(_StreamHandler):
     """Ours, to be told from others' when logging is configured again. Without a stream it writes to what
     ``sys.stderr`` is at that moment: a live view puts itself in there, and log lines then scroll by above it.
     """

@@ -280,3 +280,16 @@ def test_ten_thousand_campaigns_are_read_in_a_moment(counted_db: Database) -> No
         began = time.monotonic()
         assert len(read_progress(session, "public").campaigns) == 10_005
         assert time.monotonic() - began < 3
+
+
+def test_a_one_shot_command_that_is_interrupted_exits_with_130(counted_db: Database) -> None:
+    with counted_db.connect(autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE email_queue IN ACCESS EXCLUSIVE MODE")
+        child = process("explain", "7", database=counted_db)
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'email_queue'::regclass AND NOT granted"
+        eventually(lambda: counted_db.value(waiting) == 1, 30)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+        assert (child.returncode, out) == (130, "")
+        assert "Traceback" not in err
+        eventually(lambda: counted_db.value(waiting) == 0)
