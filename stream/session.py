@@ -194,6 +194,8 @@ class Session:
             if waiting.dirty or waiting.moved:
                 self._flush(connection)  # the last one, on the way out
         except BaseException as error:  # handed to the reading thread, which raises it
+            if self._ended.is_set():
+                log.warning("the last flush was not written: %s", error)
             if self._failure is None:
                 self._failure = error
             self._ended.set()

@@ -19,7 +19,7 @@ import psycopg
 
 from connectors.postgres import slot as slots
 from connectors.postgres.connect import connect, connect_replication
-from connectors.postgres.replication import SlotBusyError, Walsender
+from connectors.postgres.replication import PublicationMissingError, SlotBusyError, Walsender
 from connectors.postgres.setup.conformance import check
 from stream.config import Settings
 from stream.core.align import Alignment, Snapshot
@@ -184,7 +184,11 @@ class WalReader:
         assert walsender is not None
         assert alignment is not None
         assert watch is not None
-        gulp = walsender.gulp(wait)
+        try:
+            gulp = walsender.gulp(wait)
+        except PublicationMissingError as error:
+            self._past_the_publication(error)
+            raise
         now = time.monotonic()
         transactions: list[Transaction] = []
         if gulp.block:
@@ -206,6 +210,18 @@ class WalReader:
             self._mark = None
         self._tell(walsender, now, gulp.wants_reply)
         return Read(transactions, self._received, as_of)
+
+    def _past_the_publication(self, error: PublicationMissingError) -> None:
+        """The publication was made anew, and the slot stands before that: it can only be given up and made anew as
+        well, which the gap rule then cures. Where there still is no publication, that is the error."""
+        options = self._options
+        assert self._walsender is not None
+        self._walsender.close()
+        with connect(options.database_url, "control") as connection:
+            conform(connection, options)
+            if not options.temporary:
+                slots.drop(connection, options.slot)
+        raise UnreachableError(f"{error.what} The slot {options.slot} is made anew.") from error
 
     def _obey(self, watch: _Watch, alignment: Alignment) -> None:
         """Take over what the watch has found since."""
@@ -313,4 +329,3 @@ class _Watch(threading.Thread):
             old = self._snapshots.popleft()[1]
         if old is not None:
             self._seen.append(old)
-

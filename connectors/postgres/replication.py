@@ -53,6 +53,10 @@ class System:
     timeline: int
 
 
+class PublicationMissingError(PreconditionError):
+    """The WAL that is read comes from a time when the publication did not exist: the slot can't get past it."""
+
+
 class SlotBusyError(UnreachableError):
     """The slot is used by another session: wait, its holder is named."""
 
@@ -160,6 +164,9 @@ class Walsender:
         """The server ended the stream: say why, as it does."""
         result = self._pg.get_result()
         said = _message(result) if result is not None else ""
+        state = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
+        if state == b"42704" and said.startswith("publication"):
+            raise PublicationMissingError(f"{said}, or did not where the slot reads.", "Run `sentstream setup`.")
         raise psycopg.OperationalError(said or "the server ended the replication stream")
 
     # ---- feedback -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ state's position, and the gap rule does the rest (DESIGN 2).
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,21 @@ def create(connection: Connection, name: str) -> None:
             f"the slot {name} is missing, and this role may not make it ({error.diag.message_primary}).",
             "Run `sentstream setup --part replication` as a role with REPLICATION.",
         ) from error
+
+
+def drop(connection: Connection, name: str, patience: float = 10.0) -> None:
+    """Drop the slot, as soon as the walsender that we just left has let it go."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
+            return
+        except psycopg.errors.UndefinedObject:
+            return
+        except psycopg.errors.ObjectInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One suite of promises for every shape: same input, same counts, same verdicts.
 
-`counting(db, **settings)` runs sentstream on ``db`` for the length of a ``with`` block. A shape is added by adding its
-context manager to ``SHAPES``.
+`counting(db, **settings)` runs sentstream on ``db`` for the length of a ``with`` block. `embedded` is `sentstream run`
+without Kafka; `kafka` has reader, worker and reconciler over real topics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, default_version
+from tests.kafka.in_process import kafka_shape
 from tests.postgres.running import based, running
 
 Counting = Callable[..., AbstractContextManager[None]]
@@ -26,9 +27,17 @@ def embedded(db: Database, **settings: Any) -> Iterator[None]:
         yield
 
 
-SHAPES: dict[str, Counting] = {"embedded": embedded}
-
-
-@pytest.fixture(params=list(SHAPES))
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.timeout(180))])
 def counting(request: pytest.FixtureRequest) -> Counting:
-    return SHAPES[request.param]
+    if request.param == "embedded":
+        return embedded
+    address: str = request.getfixturevalue("kafka_address")
+    return lambda db, **settings: kafka_shape(db, address, **settings)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Over Kafka on one version of PostgreSQL; on the others only in ``make test-all``."""
+    for item in items:
+        name = item.name
+        if "[kafka" in name and "pg" in name and f"pg{default_version()}" not in name:
+            item.add_marker(pytest.mark.slow)

@@ -254,7 +254,8 @@ def test_a_counter_overwritten_by_somebody_is_put_right_within_two_seconds(db: D
             run = count(session)
         eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s", run.run_id))
         rows = db.execute(
-            "SELECT campaign_id, verdict, cause, corrected FROM sentstream.verdicts WHERE run_id = %s AND verdict = 'drift'",
+            "SELECT campaign_id, verdict, cause, corrected FROM sentstream.verdicts"
+            " WHERE run_id = %s AND verdict = 'drift'",
             run.run_id,
         )
         assert rows == [(1, "drift", "counter_overwritten", True)]

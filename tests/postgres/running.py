@@ -193,7 +193,7 @@ def running_process(db: Database, **environment: str) -> Iterator[subprocess.Pop
 
 def based(db: Database) -> None:
     """Wait until every partition is based."""
-    eventually(lambda: db.execute("SELECT 1 FROM sentstream.watermarks HAVING bool_and(based)"), 15)
+    eventually(lambda: db.execute("SELECT 1 FROM sentstream.watermarks HAVING bool_and(based)"), 40)
 
 
 def at_rest(db: Database) -> None:
@@ -212,4 +212,4 @@ def at_rest(db: Database) -> None:
         assert not rows, f"(campaign, shown, rows sent, removed): {rows}"
         return True
 
-    eventually(right, 15)
+    eventually(right, 40)

@@ -1,0 +1,231 @@
+"""Whatever is killed and when: counts are right afterwards, nothing is lost and nothing is counted twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+
+from connectors.postgres.connect import connect
+from stream.failpoints import PLACES
+from tests.fix_postgres import Database
+from tests.fix_proxy import Proxy
+from tests.postgres.processes import sentstream
+from tests.postgres.running import add_campaign, at_rest, based, count, prepared
+from tests.waiting import eventually
+
+
+@contextmanager
+def mailing(db: Database, seed: int = 1, campaigns: int = 4) -> Iterator[None]:
+    """Changes of every kind, one transaction after the other, until the block ends; a restarted server is no end."""
+    stop = threading.Event()
+
+    def work() -> None:
+        random = Random(seed)
+        while not stop.is_set():
+            try:
+                with connect(db.url, "mailer") as session:
+                    while not stop.is_set():
+                        _change(session, random, campaigns)
+            except (psycopg.Error, Exception):
+                stop.wait(0.05)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def _change(session: psycopg.Connection[tuple[object, ...]], random: Random, campaigns: int) -> None:
+    campaign, act = random.randint(1, campaigns), random.random()
+    if act < 0.25:
+        statement = (
+            "INSERT INTO email_queue (campaign_id, subscriber_id) SELECT %(c)s, 1 FROM generate_series(1, %(n)s::int)"
+        )
+    elif act < 0.85:
+        old, new = random.choice(
+            [("queued", "sending"), ("sending", "sent"), ("sending", "failed"), ("sent", "queued")]
+        )
+        statement = (
+            f"UPDATE email_queue SET status = '{new}' WHERE id IN (SELECT id FROM email_queue"
+            f" WHERE campaign_id = %(c)s AND status = '{old}' ORDER BY id LIMIT %(n)s::int)"
+        )
+    elif act < 0.97:
+        statement = (
+            "DELETE FROM email_queue WHERE id IN (SELECT id FROM email_queue WHERE campaign_id = %(c)s"
+            " ORDER BY id LIMIT %(n)s::int)"
+        )
+    else:
+        statement = "UPDATE campaigns SET to_send = to_send + %(n)s::int WHERE id = %(c)s"
+    session.execute(statement.encode(), {"c": campaign, "n": random.randint(1, 5)})
+
+
+def right(db: Database, removed_is_exact: bool = True) -> None:
+    """At rest: counters, history, and a recount without drift."""
+    at_rest(db)
+    with db.connect() as session:
+        run = count(session)
+    eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s AND conclusive", run.run_id), 20)
+    assert db.execute("SELECT campaign_id, cause, before, after FROM sentstream.verdicts WHERE verdict = 'drift'") == []
+    wrong = db.execute(
+        "SELECT p.campaign_id, p.sent, coalesce(sum(h.sent), 0) FROM sentstream.progress p"
+        " LEFT JOIN sentstream.history h USING (campaign_id) GROUP BY 1, 2 HAVING p.sent <> coalesce(sum(h.sent), 0)"
+    )
+    assert wrong == []
+    if removed_is_exact:
+        audit = dict(db.execute("SELECT campaign_id, count(*)::int FROM gone GROUP BY 1"))
+        assert dict(db.execute("SELECT campaign_id, removed::int FROM sentstream.progress WHERE removed > 0")) == audit
+
+
+def watched(db: Database) -> Database:
+    """Set up, with campaigns, and an audit of our own: every row that was sent when it was deleted."""
+    prepared(db)
+    for number in range(1, 5):
+        add_campaign(db, number, queued=20, sending=5, sent_rows=10)
+    db.execute(
+        "CREATE TABLE gone (campaign_id int);"
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "  IF OLD.status = 'sent' THEN INSERT INTO gone VALUES (OLD.campaign_id); END IF; RETURN OLD; END $$;"
+        "CREATE TRIGGER audit AFTER DELETE ON email_queue FOR EACH ROW EXECUTE FUNCTION audit()"
+    )
+    return db
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_kill_9_at_every_step(mailer_db: Database, tmp_path: Path, place: str) -> None:
+    db = watched(mailer_db)
+    with sentstream(db, tmp_path / "1.log"):
+        based(db)
+    with mailing(db):
+        for nth in (1, 6):
+            with sentstream(db, tmp_path / "2.log", failpoints=f"{place}=kill:{nth}") as process:
+                assert process.wait(30) == -signal.SIGKILL
+    with sentstream(db, tmp_path / "3.log") as process:
+        right(db)
+        process.send(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_kill_9_at_random_under_load(mailer_db: Database, tmp_path: Path) -> None:
+    db = watched(mailer_db)
+    random = Random(7)
+    with sentstream(db, tmp_path / "0.log"):
+        based(db)
+    with mailing(db):
+        for number in range(5):
+            with sentstream(db, tmp_path / f"{number}.log") as process:
+                process.says("reading from")
+                threading.Event().wait(random.uniform(0.0, 0.7))  # a random moment is what is tested
+                process.kill()
+    with sentstream(db, tmp_path / "last.log"):
+        right(db)
+
+
+def test_kill_9_of_the_server(private_mailer_db: Database, tmp_path: Path) -> None:
+    db = watched(private_mailer_db)
+    server = db.server
+    with sentstream(db, tmp_path / "run.log"):
+        based(db)
+        with mailing(db):
+            for _ in range(3):
+                eventually(lambda: db.value("SELECT sum(sent) FROM campaigns") > 0, 20)
+                server.kill()  # type: ignore[attr-defined]
+                server.start()  # type: ignore[attr-defined]
+                eventually(lambda: _reads(db), 20)
+        right(db)
+
+
+def _reads(db: Database) -> bool:
+    return bool(db.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", db.slot))
+
+
+CUTS: dict[str, Callable[[Proxy], None]] = {
+    "cut": lambda proxy: proxy.cut(),
+    "cut_in_the_middle_of_a_message": lambda proxy: proxy.cut_after(777),
+    "cut_in_the_middle_of_a_question": lambda proxy: proxy.cut_after(55, answers=False),
+    "cut_at_the_answer_to_commit": lambda proxy: proxy.cut_at(b"COMMIT\x00"),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_cut_connection(mailer_db: Database, tmp_path: Path, proxy: Callable[..., Proxy], name: str) -> None:
+    db = watched(mailer_db)
+    between = proxy(db.url)
+    with sentstream(db, tmp_path / "run.log", database_url=between.url(db.url)) as process:
+        based(db)
+        with mailing(db):
+            for lives in range(2, 5):
+                CUTS[name](between)
+                eventually(lambda lives=lives: process.said.count("reading from") >= lives, 20)  # type: ignore[misc]
+        right(db)
+
+
+def test_a_stalled_connection_goes_on(mailer_db: Database, tmp_path: Path, proxy: Callable[..., Proxy]) -> None:
+    db = watched(mailer_db)
+    between = proxy(db.url)
+    with sentstream(db, tmp_path / "run.log", database_url=between.url(db.url)):
+        based(db)
+        with mailing(db):
+            between.stall()
+            before = db.value("SELECT max(flushed_at) FROM sentstream.watermarks")
+            threading.Event().wait(3)  # the stall is what is tested
+            between.resume()
+            eventually(lambda: db.value("SELECT max(flushed_at) FROM sentstream.watermarks") > before, 20)
+        right(db)
+
+
+def test_two_runs_one_works_the_other_takes_over(mailer_db: Database, tmp_path: Path) -> None:
+    db = watched(mailer_db)
+    with sentstream(db, tmp_path / "one.log") as one:
+        based(db)
+        with sentstream(db, tmp_path / "two.log") as two, mailing(db):
+            two.says("waiting for the slot")
+            assert "PID" in two.said
+            one.kill()
+            two.says("reading from", 20)
+            eventually(lambda: _reads(db))
+        with sentstream(db, tmp_path / "three.log"):
+            right(db)
+
+
+def test_a_stopped_run_is_replaced_and_its_late_writes_are_refused(private_mailer_db: Database, tmp_path: Path) -> None:
+    db = watched(private_mailer_db)
+    db.execute("ALTER SYSTEM SET wal_sender_timeout = '2s'")
+    db.execute("SELECT pg_reload_conf()")
+    with sentstream(db, tmp_path / "one.log", failpoints="before_flush=stop:12") as one:
+        based(db)
+        with mailing(db):
+            eventually(lambda: _stopped(one.pid), 20)
+            with sentstream(db, tmp_path / "two.log") as two:
+                two.says("reading from", 30)
+                before = db.value("SELECT lsn FROM sentstream.watermarks")
+                eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
+                one.send(signal.SIGCONT)
+                one.says("somebody else writes it", 20)
+                eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
+        right(db)
+
+
+def _stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:
+    db = watched(mailer_db)
+    with sentstream(db, tmp_path / "1.log", "run", "--once") as process:
+        assert process.wait(60) == 0, process.said
+    with mailing(db):
+        eventually(lambda: db.value("SELECT count(*) FROM email_queue") > 400, 30)
+    with sentstream(db, tmp_path / "2.log", "run", "--once") as process:
+        assert process.wait(60) == 0, process.said
+    at_rest(db)
+    assert db.value("SELECT status FROM sentstream.recounts ORDER BY run_id DESC LIMIT 1") == "sealed"

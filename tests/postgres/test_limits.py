@@ -1,0 +1,252 @@
+"""What it costs, and what it withstands: memory, CPU and WAL at rest, rows locked by others, changes of the tables."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from stream.core.errors import PreconditionError
+from tests.fix_postgres import Database
+from tests.postgres.processes import Process, sentstream
+from tests.postgres.running import add_campaign, add_rows, at_rest, based, prepared, running, shown, streaming
+from tests.waiting import eventually
+
+
+def resident(process: Process) -> int:
+    """Bytes of memory of the process, as it is now."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak(process: Process) -> int:
+    """Bytes of memory of the process, at the most so far."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+def cpu(process: Process) -> float:
+    """CPU seconds of the process and its threads so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_transaction_of_a_million_rows_leaves_memory_flat(mailer_db: Database, tmp_path: Path) -> None:
+    db = prepared(mailer_db)
+    for number in range(1, 51):
+        add_campaign(db, number)
+    with sentstream(db, tmp_path / "run.log") as process:
+        based(db)
+        idle = resident(process)
+        db.execute(
+            "INSERT INTO subscribers (id, email) VALUES (1, 'one@example.org') ON CONFLICT DO NOTHING;"
+            "ALTER TABLE email_queue DISABLE TRIGGER ALL;"
+            "INSERT INTO email_queue (campaign_id, subscriber_id, status)"
+            " SELECT 1 + i % 50, 1, 'sent' FROM generate_series(1, 1000000) i"
+        )
+        eventually(lambda: db.value("SELECT sum(sent) FROM campaigns") == 1_000_000, 90)
+        assert peak(process) - idle < 64 << 20
+
+
+def test_a_backlog_of_small_transactions_leaves_memory_flat(mailer_db: Database, tmp_path: Path) -> None:
+    """The short form: 60,000 transactions. The long one, 400,000, is `python -m benchmarks.drain`."""
+    db = prepared(mailer_db)
+    for number in range(1, 51):
+        add_campaign(db, number)
+        add_rows_of(db, number, 600)
+    with sentstream(db, tmp_path / "1.log"):
+        based(db)
+    db.execute(
+        "CREATE PROCEDURE backlog() LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN"
+        " FOR r IN SELECT id FROM email_queue LOOP"
+        "   UPDATE email_queue SET status = 'sending' WHERE id = r.id; COMMIT;"
+        "   UPDATE email_queue SET status = 'sent' WHERE id = r.id; COMMIT; END LOOP; END $$"
+    )
+    with db.connect() as session:
+        session.execute("SET synchronous_commit = off")
+        session.execute("CALL backlog()")
+    with sentstream(db, tmp_path / "2.log") as process:
+        process.says("reading from")
+        idle = resident(process)
+        eventually(lambda: db.value("SELECT sum(sent) FROM campaigns") == 30_000, 60)
+        assert peak(process) - idle < 64 << 20
+
+
+def add_rows_of(db: Database, campaign: int, n: int) -> None:
+    db.execute("INSERT INTO subscribers (id, email) VALUES (1, 'one@example.org') ON CONFLICT DO NOTHING")
+    add_rows(db, campaign, "queued", n)
+
+
+def test_at_rest_it_takes_next_to_no_cpu_and_its_own_flush_asks_for_no_other(
+    mailer_db: Database, tmp_path: Path
+) -> None:
+    db = prepared(mailer_db)
+    add_campaign(db, 1, sent_rows=3)
+    with sentstream(db, tmp_path / "run.log", recount_interval="1h") as process:
+        based(db)
+        at_rest(db)
+        time.sleep(3)  # the start is over
+        before, began, flushed = cpu(process), time.monotonic(), _flushes(db)
+        seen = set()
+        while time.monotonic() - began < 12:  # what happens in a time is what is tested
+            seen.add(db.value("SELECT flushed_at FROM sentstream.watermarks"))
+            time.sleep(0.1)
+        assert len(seen) <= 8  # one every two seconds
+        assert cpu(process) - before < 0.02 * 12
+        assert flushed != _flushes(db)
+
+
+def _flushes(db: Database) -> object:
+    return db.value("SELECT flushed_at FROM sentstream.watermarks")
+
+
+def test_the_slot_moves_on_while_only_another_database_is_busy(
+    mailer_db: Database, make_database: object, tmp_path: Path
+) -> None:
+    db = prepared(mailer_db)
+    other: Database = make_database()  # type: ignore[operator]
+    other.execute("CREATE TABLE busy (n int)")
+    with sentstream(db, tmp_path / "run.log"):
+        based(db)
+        other.execute("INSERT INTO busy SELECT generate_series(1, 100000)")
+        end = db.value("SELECT pg_current_wal_insert_lsn()")
+        eventually(
+            lambda: db.value(
+                "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = %s", end, db.slot
+            ),
+            15,
+        )
+
+
+def test_a_locked_campaign_holds_up_no_other(mailer_db: Database) -> None:
+    db = prepared(mailer_db)
+    for number in (1, 2, 3):
+        add_campaign(db, number, queued=1)
+    with running(db):
+        based(db)
+        with db.connect(autocommit=False) as holder:
+            holder.execute("SELECT 1 FROM campaigns WHERE id = 2 FOR UPDATE")
+            for number in (1, 2, 3):
+                add_rows(db, number, "sent", 4) if number != 2 else _rows_past_the_lock(db)
+            eventually(lambda: shown(db) == {1: 4, 2: 0, 3: 4})
+            assert db.value("SELECT sent FROM sentstream.progress WHERE campaign_id = 2") == 1
+            add_rows(db, 1, "sent", 1)
+            eventually(lambda: shown(db)[1] == 5)
+            assert shown(db)[2] == 0
+        eventually(lambda: shown(db)[2] == 1)
+
+
+def _rows_past_the_lock(db: Database) -> None:
+    """A row of the locked campaign turns sent; a new one would wait at the foreign key."""
+    db.execute("UPDATE email_queue SET status = 'sent' WHERE campaign_id = 2")
+
+
+def test_queueing_goes_on_while_a_flush_holds_the_campaign(mailer_db: Database) -> None:
+    """FOR NO KEY UPDATE: the foreign-key check of an insert does not wait for our lock."""
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=1)
+    with db.connect(autocommit=False) as flush, db.connect() as mailer:
+        flush.execute("SELECT 1 FROM campaigns WHERE id = 1 FOR NO KEY UPDATE SKIP LOCKED")
+        mailer.execute("SET lock_timeout = '1s'")
+        mailer.execute("INSERT INTO email_queue (campaign_id, subscriber_id) VALUES (1, 1)")
+
+
+STOPS = {
+    "identity_default": ("ALTER TABLE email_queue REPLICA IDENTITY DEFAULT", "identity"),
+    "identity_nothing": ("ALTER TABLE email_queue REPLICA IDENTITY NOTHING", "identity"),
+    "identity_index_dropped": ("DROP INDEX email_queue_sentstream", "index"),
+    "listed_column_dropped_with_cascade": ("ALTER TABLE email_queue DROP COLUMN status CASCADE", "email_queue"),
+    "table_taken_out_of_the_publication": ("ALTER PUBLICATION sentstream DROP TABLE email_queue", "publication"),
+    "publication_dropped": ("DROP PUBLICATION sentstream", "publication"),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_it_stops_loudly_instead_of_counting_wrongly(any_mailer_db: Database, name: str) -> None:
+    db = prepared(any_mailer_db)
+    add_campaign(db, 1, queued=5, sent_rows=2)
+    statement, word = STOPS[name]
+    with pytest.raises(PreconditionError, match=f"(?i){word}"), running(db):  # noqa: PT012
+        based(db)
+        at_rest(db)
+        db.execute(statement)
+        if name != "identity_index_dropped":  # there the server refuses the mailer's updates
+            try:
+                db.execute("UPDATE email_queue SET scheduled_at = now() WHERE id = 1")
+            except psycopg.Error:
+                pass
+        eventually(lambda: not _streaming(db), 15)
+    assert shown(db) == {1: 2}
+
+
+def _streaming(db: Database) -> bool:
+    return bool(db.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", db.slot))
+
+
+def test_a_publication_made_anew_is_cured_by_a_new_slot(any_mailer_db: Database) -> None:
+    """The slot reads WAL from a time without publication, which no server lets pass."""
+    db = prepared(any_mailer_db)
+    add_campaign(db, 1, queued=5, sent_rows=2)
+    with running(db):
+        based(db)
+        at_rest(db)
+    db.execute("DROP PUBLICATION sentstream")
+    db.execute("UPDATE email_queue SET status = 'sent'")
+    prepared(db)
+    with running(db):
+        eventually(lambda: shown(db) == {1: 7}, 30)
+
+
+def test_a_status_outside_the_five_stops_and_is_not_confirmed(mailer_db: Database) -> None:
+    from stream.core.errors import UncountableError
+
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=5, sent_rows=2)
+    db.execute("ALTER TABLE email_queue DROP CONSTRAINT IF EXISTS email_queue_status_check")
+    before = None
+    with pytest.raises(UncountableError, match="bounced"), streaming(db) as stream:  # noqa: PT012
+        eventually(lambda: _streaming(db))
+        before = db.value("SELECT pg_current_wal_insert_lsn()")
+        db.execute("UPDATE email_queue SET status = 'bounced' WHERE status = 'sent'")
+        eventually(lambda: stream.failure is not None, 15)
+    assert db.value("SELECT confirmed_flush_lsn <= %s FROM pg_replication_slots WHERE slot_name = %s", before, db.slot)
+
+
+def test_teardown_setup_and_run_again_no_counter_falls(mailer_db: Database) -> None:
+    from connectors.postgres.setup import tear_down
+
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=5, sent_rows=20)
+    with running(db):
+        based(db)
+        at_rest(db)
+        db.execute("DELETE FROM email_queue WHERE status = 'sent' AND id % 2 = 0")
+        at_rest(db)
+        assert shown(db) == {1: 20}
+    with db.connect() as session:
+        tear_down(session, db.slot, "sentstream", "public")
+    assert shown(db) == {1: 20}
+    prepared(db)
+    with running(db):
+        based(db)
+        add_rows(db, 1, "sent", 3)
+        eventually(lambda: shown(db) == {1: 23})
+
+
+def test_the_mailer_is_not_slowed_by_a_stopped_reader(mailer_db: Database, tmp_path: Path) -> None:
+    """A reader that is killed leaves nothing locked."""
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=5)
+    with sentstream(db, tmp_path / "run.log", failpoints="before_commit=kill:2") as process:
+        eventually(lambda: not process.alive, 30)
+        done = threading.Event()
+        with db.connect() as session:
+            session.execute("SET lock_timeout = '5s'")
+            session.execute("UPDATE campaigns SET to_send = to_send + 1 WHERE id = 1")
+            done.set()
+    assert done.is_set()
