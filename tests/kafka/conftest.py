@@ -1,0 +1,42 @@
+"""Fixtures of the Kafka tests: `shape`, ready to be started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fix_postgres import Database
+from tests.kafka.shape import Shape
+
+
+@pytest.fixture
+def make_shape(kafka_address: str, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
+    """``make_shape(db, partitions=4, **settings)``: topics made, database set up; ended after the test."""
+    made: list[Shape] = []
+
+    def make(db: Database, **values: Any) -> Shape:
+        made.append(Shape(db, kafka_address, tmp_path, **values))
+        return made[-1].prepare()
+
+    yield make
+    for shape in made:
+        shape.close()
+
+
+@pytest.fixture
+def shape(make_shape: Callable[..., Shape], mailer_db: Database) -> Shape:
+    return make_shape(mailer_db)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A test that fails shows what the roles said."""
+    report = yield
+    shape = getattr(item, "funcargs", {}).get("shape")
+    if report.when == "call" and report.failed and shape is not None:
+        for role in shape.roles:
+            report.sections.append((f"log of {role.log.name}", role.said[-6000:]))
+    return report
