@@ -33,7 +33,7 @@ class MarkLook:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at the slot and the watermarks. ``at``: seconds of the database's clock; ``wal``: the end of the WAL; where
+    """One look at the slot and the watermarks. ``at``: seconds of the database's clock; ``wal``: end of the WAL; where
     there is no slot of that name, its LSNs are None and ``exists`` is false."""
 
     at: float
@@ -50,7 +50,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class SlotLag:
-    """``bytes``: WAL that is not confirmed; ``held``: WAL that the server keeps for the slot; ``safe``: how much more it
+    """``bytes``: WAL that is not confirmed; ``held``: WAL that the server keeps for it; ``safe``: how much more it
     may grow before the server gives the slot up (None: without end)."""
 
     name: str
@@ -180,8 +180,8 @@ def _remembered(look: Look, window: float) -> list[Sample]:
 
 
 def _read_up_to(look: Look) -> int | None:
-    """How far the slot has been read. The confirmed LSN, or what is flushed already: while a backlog is caught up the slot
-    itself stands still, for its copy is read."""
+    """How far the slot has been read. The confirmed LSN, or what is flushed already: while a backlog is caught up, the
+    slot itself stands still, for its copy is read."""
     if look.confirmed is None or not look.marks:
         return look.confirmed
     return max(look.confirmed, min(mark.lsn for mark in look.marks))

@@ -55,15 +55,25 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.fixture
 def prepared_db(mailer_db: Database) -> Database:
     """The mailer's tables, after `sentstream setup`."""
-    with mailer_db.connect() as session:
-        set_up(session, Wanted(slot=mailer_db.slot))
-    return mailer_db
+    return prepared(mailer_db)
 
 
 @pytest.fixture
 def counted_db(prepared_db: Database) -> Database:
     """Three campaigns in the queue (7 sends, 8 is done and was cleared, 9 drifted once), and 10 outside of it."""
-    prepared_db.execute(
+    return counted(prepared_db)
+
+
+def prepared(database: Database) -> Database:
+    """`sentstream setup` on the mailer's tables."""
+    with database.connect() as session:
+        set_up(session, Wanted(slot=database.slot))
+    return database
+
+
+def counted(database: Database) -> Database:
+    """What `counted_db` says, in a prepared database."""
+    database.execute(
         """
         INSERT INTO campaigns (id, name, subject, body, status, to_send, sent) VALUES
             (7, 'Spring sale', 's', 'b', 'running', 100, 40), (8, 'Twice', 's', 'b', 'finished', 20, 20),
@@ -95,7 +105,7 @@ def counted_db(prepared_db: Database) -> Database:
             VALUES (17, 9, 'drift', 'missed_change', '{"sent": 9}', '{"sent": 8}', '{"sent": -1, "cancelled": 1}', true)
         """
     )
-    return prepared_db
+    return database
 
 
 def process(*words: str, database: Database | None = None, **options: Any) -> subprocess.Popen[str]:
