@@ -55,6 +55,9 @@ UP: Final = 5.0
 STALLED: Final = 30.0
 #: seconds between two observations that a frequent trigger brings along
 OBSERVE_EVERY: Final = 60.0
+#: with the stream down a closing window is counted again halfway to its next repetition: fifteen seconds are promised
+#: as the greatest age of the counter, and counting and raising take their time
+HALFWAY: Final = 7.0
 PRUNE_EVERY: Final = 3600.0
 #: drifts that a message to NOTIFY_URL carries
 TOLD_DRIFTS: Final = 50
@@ -68,17 +71,20 @@ def utc_now() -> datetime:
 
 class Reconciler:
     """Run it in a thread. ``settings``: those in force now (they may be read again); ``wall``: the clock by which the
-    send window is judged; ``follow_log``: a stream in this process tells changes of status (`saw_status`)."""
+    send window is judged, ``seconds`` that of pauses; ``follow_log``: a stream in this process tells changes of status
+    (`saw_status`)."""
 
     def __init__(
         self,
         settings: Callable[[], Settings],
         *,
         wall: Callable[[], datetime] = utc_now,
+        seconds: Callable[[], float] = time.monotonic,
         follow_log: bool = True,
     ) -> None:
         self._settings = settings
         self._wall = wall
+        self._seconds = seconds
         self._follow_log = follow_log
         self._notifier = Notifier(lambda: settings().notify_url)
         self._wake = threading.Event()
@@ -91,7 +97,8 @@ class Reconciler:
         self._raised: dict[int, float] = {}
         self._observed: tuple[Observation, ...] = ()
         self._stalled = False
-        self._began = time.monotonic()
+        self._began = seconds()
+        self._closing_again: float | None = None
         self._said: dict[str, str] = {}
 
     # ---- what others tell it ------------------------------------------------------------------------------------
@@ -147,7 +154,7 @@ class Reconciler:
 
     def look(self, conn: psycopg.Connection[Any]) -> bool:
         """Look once, and do what is due; whether something is under way, so that the next look should be soon."""
-        settings, now = self._settings(), time.monotonic()
+        settings, now = self._settings(), self._seconds()
         seen = look_at.look(conn)
         up = seen.as_of_age is not None and seen.as_of_age <= UP
         facts = self._facts(conn, settings, seen, up, now)
@@ -215,8 +222,11 @@ class Reconciler:
             # what a restart has missed is due, as long as the mailer may not have paused yet
             self._watch = replace(begin(window, wall), looked=wall - timedelta(seconds=30))
         self._watch, closing = look(self._watch, window, wall, stream_up=up)
-        if closing is not None:
-            self._agenda = schedule.closing(self._agenda, now)
+        again = self._closing_again is not None and now >= self._closing_again
+        if closing is None and not again:
+            return
+        self._agenda = schedule.closing(self._agenda, now)
+        self._closing_again = now + HALFWAY if closing is not None and not up else None
 
     def _window(self, conn: psycopg.Connection[Any], settings: Settings) -> SendWindow:
         try:
@@ -232,7 +242,7 @@ class Reconciler:
     def _count(
         self, conn: psycopg.Connection[Any], settings: Settings, triggers: tuple[Trigger, ...], facts: Facts
     ) -> None:
-        now = time.monotonic()
+        now = self._seconds()
         self._unbased = False
         try:
             run = request(conn, settings, triggers[0], "reconciler", also=triggers[1:], turn=5.0)
@@ -265,7 +275,7 @@ class Reconciler:
 
     def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.Open, up: bool) -> None:
         """The newest run alone: it counted last. Where the stream is down before a pause there is no time to wait."""
-        now = time.monotonic()
+        now = self._seconds()
         patience = 0.0 if newest.trigger == "before_pause" and not up else settings.recount_patience
         if newest.settled or newest.age < patience or now < self._raised.get(newest.run_id, 0.0):
             return
@@ -292,9 +302,9 @@ class Reconciler:
     def _observer(self, conn: psycopg.Connection[Any], settings: Settings) -> Callable[[Run], Sequence[dict[str, Any]]]:
         def observe_run(run: Run) -> Sequence[dict[str, Any]]:
             frequent = run.trigger in ("before_pause", "drain", "gap")
-            if frequent and not self._turn("observe", time.monotonic(), OBSERVE_EVERY):
+            if frequent and not self._turn("observe", self._seconds(), OBSERVE_EVERY):
                 return ()
-            self._next["observe"] = time.monotonic() + OBSERVE_EVERY
+            self._next["observe"] = self._seconds() + OBSERVE_EVERY
             found = observe(conn, settings.mailer_schema)
             told = news(found, self._observed)
             self._observed = tuple(found)
