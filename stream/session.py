@@ -40,6 +40,8 @@ log = logging.getLogger("sentstream.session")
 #: errors that leave nothing written: the same flush is tried again
 _AGAIN = (pg.SerializationFailure, pg.DeadlockDetected, pg.LockNotAvailable, pg.QueryCanceled)
 _READ_WAIT = 0.25
+#: a process that is stopped in the middle of a flush holds the locks of it no longer than this
+_SESSION = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "5s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Session:
             opened = self._reader.open(self._stop)
             if opened is None:
                 return
-            with connect(self._options.wal.database_url, "flush", settings={"lock_timeout": "10s"}) as connection:
+            with connect(self._options.wal.database_url, "flush", settings=_SESSION) as connection:
                 self._load(connection, opened)
                 flusher = threading.Thread(target=self._flush_loop, args=(connection,), name="flush", daemon=True)
                 flusher.start()

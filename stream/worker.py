@@ -55,6 +55,8 @@ _SEEK_EVERY: Final = 2.0
 _JUMP: Final = 2000
 #: seconds that leaving may take: flush, acknowledge, commit
 LEAVING: Final = 8.0
+#: a worker that is stopped in the middle of a flush holds the locks of it no longer than this
+_SESSION: Final = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "5s"}
 #: records that wait for a partition to be loaded are few, but of up to half a megabyte
 _BUFFER: Final = 32
 
@@ -497,7 +499,7 @@ class Worker:
     def _connect(self) -> psycopg.Connection[Any]:
         connection = self._connection
         if connection is None or connection.broken or connection.closed:
-            connection = connect(self.options.database_url, "work", settings={"lock_timeout": "10s"})
+            connection = connect(self.options.database_url, "work", settings=_SESSION)
             self._connection = connection
         return connection
 
