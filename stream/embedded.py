@@ -96,9 +96,15 @@ def _plain(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run(settings: Settings, once: bool = False, reload: Callable[[], Settings] | None = None) -> int:
+def run(
+    settings: Settings,
+    once: bool = False,
+    reload: Callable[[], Settings] | None = None,
+    serve: Callable[[Settings, Inbox], Any] | None = None,
+) -> int:
     """Run until SIGTERM or Ctrl-C, then flush, confirm and return 0. With ``once``: catch up, flush, recount, and
-    return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings."""
+    return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings.
+    ``serve``: starts the HTTP face beside it and returns what its ``stop()`` ends, or None."""
     current = settings
     failpoints.arm(getattr(settings, "failpoints", ""))
 
@@ -126,7 +132,7 @@ def run(settings: Settings, once: bool = False, reload: Callable[[], Settings] |
     with until_signalled(embedded.stop, on_hup):
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
-        server = _start_web(settings, inbox)
+        server = serve(settings, inbox) if serve is not None else None
         try:
             embedded.run()
         finally:
@@ -136,13 +142,6 @@ def run(settings: Settings, once: bool = False, reload: Callable[[], Settings] |
                 server.stop()
     log.info("flushed and confirmed up to %s; bye", embedded.session.written if embedded.session else "nothing")
     return 0
-
-
-def _start_web(settings: Settings, inbox: Inbox) -> Any:
-    """The HTTP server in a thread of its own; without it the counts go on all the same."""
-    from stream.web import server  # noqa: PLC0415 - FastAPI is slow to import
-
-    return server.start(settings, inbox)
 
 
 def _once(now: Callable[[], Settings], inbox: Inbox) -> int:

@@ -25,7 +25,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, signal
 from typing import Any, Final
 
 from connectors import child
@@ -402,5 +402,19 @@ def _java_program() -> str:
     return str(Path(program).resolve())
 
 
+def _around(command: Sequence[str]) -> int:
+    """Runs ``command`` with a private Kafka in SENTSTREAM_KAFKA_BOOTSTRAP_SERVERS, its data kept in the user's cache.
+    The command hears of Ctrl-C from the terminal and of SIGTERM from us; the broker outlives its orderly end."""
+    with PrivateKafka(directory=_CACHE.expanduser() / "broker") as kafka:
+        environment = {**os.environ, "SENTSTREAM_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+        process = subprocess.Popen(command, env=environment)
+        signal(SIGINT, lambda *_: None)
+        signal(SIGTERM, lambda *_: process.terminate())
+        return process.wait()
+
+
 if __name__ == "__main__":
+    # alone: fetch Kafka; with a command: run it with a private Kafka
+    if sys.argv[1:]:
+        sys.exit(_around(sys.argv[1:]))
     print(fetch())

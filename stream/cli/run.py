@@ -45,13 +45,15 @@ def run(
 
     if once:
         return embedded.run(settings, once=True)
+    from stream.web import server
+
     if not view or call.json or not call.out.is_terminal:
-        return embedded.run(settings, reload=reloading(call))
+        return embedded.run(settings, reload=reloading(call), serve=server.start)
 
     from stream.cli.watch import Watcher, following
 
     with following(call, Watcher(settings, notes=notes(settings))):
-        return embedded.run(settings, reload=reloading(call))
+        return embedded.run(settings, reload=reloading(call), serve=server.start)
 
 
 def reloading(call: Call) -> Callable[[], Settings]:
