@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -25,7 +25,10 @@ from stream.web.shelf import Shelf
 log = logging.getLogger(__name__)
 
 #: seconds before a task that failed is begun again
-AGAIN: float = 1.0
+AGAIN: Final = 1.0
+
+#: the calls; stats first, for `running` is no id
+ROUTERS: Final = tuple(part.router for part in (stats, campaigns, events, recounts, lag, health, metrics, pages))
 
 Source = Callable[[Context], Coroutine[Any, Any, None]]
 
@@ -79,12 +82,13 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.state.lag = lag.LagWatch(context.settings)
     app.state.asking = recounts.Asking()
     app.state.wrong_token = asyncio.Lock()
-    for part in (stats, campaigns, events, recounts, lag, health, metrics, pages):  # stats first: its path has no id
-        app.include_router(part.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.mount("/static", pages.files(), name="static")
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return Guard(metrics.Counted(app, app.state.metrics, app.routes), context.rules)
+    own_routes = [route for router in ROUTERS for route in router.routes]
+    return Guard(metrics.Counted(app, app.state.metrics, [*own_routes, *app.routes]), context.rules)
 
 
 def _bound(source: Source, context: Context) -> Callable[[], Coroutine[Any, Any, None]]:

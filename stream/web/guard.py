@@ -25,6 +25,7 @@ from stream.web import login_page
 from stream.web.problems import Problem, send_problem
 
 MAX_BODY: Final = 64 * 1024
+MAX_HEAD: Final = 16 * 1024
 COOKIE: Final = "sentstream"
 COOKIE_SECONDS: Final = 30 * 24 * 3600
 HEALTH: Final = frozenset({"/livez", "/readyz"})
@@ -158,6 +159,8 @@ class Guard:
             )
         if (foreign := self._foreign(path, method, host, headers)) is not None:
             return foreign
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD:
+            return _Refusal(431, f"The head of the request is larger than {MAX_HEAD} bytes.", {"connection": "close"})
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:12]) > MAX_BODY:
             return _too_large()

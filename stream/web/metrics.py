@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.web.context import Shared
@@ -80,7 +80,7 @@ def metrics(request: Request, shared: Shared) -> Response:
 class Counted:
     """ASGI middleware that counts calls by the path of their route, which bounds the number of series."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[object]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[BaseRoute]) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = list(routes)
@@ -104,8 +104,9 @@ class Counted:
 
     def _route(self, scope: Scope) -> str:
         for route in self._routes:
-            if route.matches(scope)[0] is not Match.NONE:  # type: ignore[attr-defined]
-                return str(getattr(route, "path", "other"))
+            path = getattr(route, "path", None)
+            if path is not None and route.matches(scope)[0] is not Match.NONE:
+                return str(path)
         return "other"
 
 
