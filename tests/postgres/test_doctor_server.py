@@ -152,6 +152,21 @@ def test_a_standby(db: Database) -> None:
         db.execute("SELECT pg_promote()")
 
 
+def test_a_statement_of_somebody_else_that_sets_the_counter(db: Database) -> None:
+    """The mailer's own sync, as pg_stat_statements remembers it; ours is not taken for it."""
+    server_of(db).configure({"shared_preload_libraries": "pg_stat_statements"})
+    server_of(db).restart()
+    db.execute("CREATE EXTENSION pg_stat_statements")
+    db.execute(
+        "WITH due AS (SELECT 1 AS id, 2 AS sent) UPDATE campaigns c SET sent = due.sent FROM due WHERE c.id = due.id"
+    )
+    assert findings(db) == {}
+    db.execute("UPDATE campaigns SET to_send = 5, sent = (SELECT count(*) FROM email_queue WHERE campaign_id = id)")
+    finding = findings(db)["counter_statement"]
+    assert finding.severity == "warning"
+    assert "UPDATE campaigns SET to_send" in finding.finding
+
+
 class Pooler:
     """What tells a pooler from a server: it makes up the process id of the session. A real server answers behind it."""
 

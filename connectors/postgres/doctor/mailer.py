@@ -159,4 +159,44 @@ def counter_overwritten(target: Target) -> Iterator[Finding]:
         yield ok("counter_overwritten", "Nobody else set campaigns.sent within the last day.")
 
 
-CHECKS = (mailer_tables, mailer_extras, counters_above, other_writers, counter_overwritten)
+def statements_of_others(target: Target) -> Iterator[Finding]:
+    """What pg_stat_statements remembers: the mailer's own sync of counts, for one. Nothing where it isn't installed.
+
+    Our own statements are told by the role, or, where the mailer uses the same, by not beginning with UPDATE.
+    """
+    extension = target.rows(
+        "SELECT n.nspname::text AS schema FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
+        "WHERE e.extname = 'pg_stat_statements' "
+        "AND current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'"
+    )
+    if not extension:
+        return
+    rows = target.rows(
+        f"""
+        SELECT left(regexp_replace(s.query, '\\s+', ' ', 'g'), 150) AS query, s.calls,
+               coalesce(pg_get_userbyid(s.userid)::text, '') AS role
+        FROM {quoted(extension[0]["schema"])}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+        WHERE d.datname = current_database() AND s.query ~* %s::text
+          AND (pg_get_userbyid(s.userid) <> current_user OR s.query ~* '^\\s*update\\M')
+        ORDER BY s.calls DESC LIMIT 3
+        """,  # noqa: S608
+        _TOUCHES,
+    )
+    for row in rows:
+        yield warning(
+            "counter_statement",
+            f"Role {quoted(row['role'])} has set campaigns.sent {row['calls']} times by: {row['query']}.",
+            "Switch that off in the mailer, unless it only concerns campaigns outside the queue.",
+        )
+    if not rows:
+        yield ok("counter_statement", "pg_stat_statements knows no statement of others that sets campaigns.sent.")
+
+
+CHECKS = (
+    mailer_tables,
+    mailer_extras,
+    counters_above,
+    other_writers,
+    counter_overwritten,
+    statements_of_others,
+)
