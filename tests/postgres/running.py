@@ -164,31 +164,30 @@ def running(db: Database, wall: Callable[[], datetime] = utc_now, **values: Any)
         yield reconciler
 
 
-@contextmanager
-def running_process(db: Database, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`sentstream run` as a process of its own; `environment` by the settings' names, such as RECOUNT_INTERVAL="5s"."""
+def start_process(db: Database, **environment: str) -> subprocess.Popen[bytes]:
+    """`sentstream run` as a process of its own, whose log goes to the test's own standard error; `environment` by the
+    settings' names, such as RECOUNT_INTERVAL="5s". The test ends it."""
     given = {
         "SENTSTREAM_DATABASE_URL": db.url,
         "SENTSTREAM_SLOT_NAME": db.slot,
         "SENTSTREAM_HTTP_LISTEN": "off",
         **{f"SENTSTREAM_{name}": value for name, value in environment.items()},
     }
-    words = [sys.executable, "-m", "stream.cli", "run"]
-    process = subprocess.Popen(words, env={**os.environ, **given}, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said: list[bytes] = []
-    listening = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-    listening.start()
+    return subprocess.Popen([sys.executable, "-m", "stream.cli", "run"], env={**os.environ, **given})
+
+
+@contextmanager
+def running_process(db: Database, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`start_process`, ended in order, which must succeed."""
+    process = start_process(db, **environment)
     try:
         yield process
-        assert process.poll() is None, b"".join(said).decode()
+        assert process.poll() is None
         process.terminate()
-        assert process.wait(30) == 0, b"".join(said).decode()
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
-        listening.join(5)
-        process.stderr.close()
 
 
 def based(db: Database) -> None:
