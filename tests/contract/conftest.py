@@ -31,7 +31,7 @@ def embedded(db: Database, **settings: Any) -> Iterator[None]:
 def counting(request: pytest.FixtureRequest) -> Counting:
     if request.param == "embedded":
         return embedded
-    address: str = request.getfixturevalue("kafka_address")
+    address: str = request.getfixturevalue("kafka").bootstrap
     return lambda db, **settings: kafka_shape(db, address, **settings)
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.fix_kafka import Kafka
 from tests.fix_postgres import Database
 from tests.kafka.shape import Shape
 
 
 @pytest.fixture
-def make_shape(kafka_address: str, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
+def make_shape(kafka: Kafka, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
     """``make_shape(db, partitions=4, **settings)``: topics made, database set up; ended after the test."""
     made: list[Shape] = []
 
     def make(db: Database, **values: Any) -> Shape:
-        made.append(Shape(db, kafka_address, tmp_path, **values))
+        made.append(Shape(db, kafka.bootstrap, tmp_path, **values))
         return made[-1].prepare()
 
     yield make

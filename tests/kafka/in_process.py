@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from connectors.kafka.topics import ensure
@@ -14,6 +14,7 @@ from stream.settings import Settings
 from stream.work import options_of
 from stream.worker import Worker
 from tests.fix_postgres import Database
+from tests.kafka.shape import delete_topics
 from tests.postgres.running import based, reconciling, settings_for
 
 
@@ -91,7 +92,9 @@ def kafka_shape(db: Database, bootstrap: str, **values: Any) -> Iterator[None]:
     settings = settings_for(db, **values)
     assert ensure(settings) == []
     reader, worker = ReaderThread(settings), WorkerThread(settings)
-    with reconciling(db, follow_log=False, **values):
+    closing = ExitStack()
+    closing.callback(delete_topics, settings)
+    with closing, reconciling(db, follow_log=False, **values):
         reader.start()
         worker.start()
         try:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,25 @@ import psycopg
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from connectors.kafka.cluster import Cluster
-from connectors.kafka.topics import Names, ensure
+from connectors.kafka.topics import Names, ensure, plan
 from stream.config import to_environment
+from stream.core.errors import UnreachableError
 from stream.core.partitioner import partition_of
 from stream.settings import Settings
 from tests.fix_postgres import Database
 from tests.postgres.running import count, prepared, truth
 from tests.waiting import eventually
+
+
+def delete_topics(settings: Settings) -> None:
+    """Take the topics of a test away."""
+    admin = Cluster.of(settings).admin()
+    try:
+        mine = {topic.name for topic in plan(settings)} & set(admin.list_topics())
+        if mine:
+            admin.delete_topics(sorted(mine))
+    finally:
+        admin.close()
 
 
 class Role:
@@ -121,6 +133,8 @@ class Shape:
             if role.process.poll() is None:
                 role.process.send_signal(signal.SIGCONT)
                 role.kill()
+        with suppress(UnreachableError):  # a broker of the test's own may be gone
+            delete_topics(self.settings)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 

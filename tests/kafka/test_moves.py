@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.fix_kafka import Kafka
 from tests.fix_postgres import Database
 from tests.kafka.in_process import kafka_shape
 from tests.kafka.shape import Shape, load
@@ -36,7 +37,7 @@ def test_another_number_of_partitions(make_shape: Callable[..., Shape], mailer_d
     assert len(mailer_db.execute("SELECT partition FROM sentstream.watermarks")) == 5
 
 
-def test_from_embedded_to_kafka_and_back(kafka_address: str, mailer_db: Database) -> None:
+def test_from_embedded_to_kafka_and_back(kafka: Kafka, mailer_db: Database) -> None:
     embedded.prepared(mailer_db)
     for number in (1, 2, 3):
         add_campaign(mailer_db, number, queued=10, sent_rows=number)
@@ -45,7 +46,7 @@ def test_from_embedded_to_kafka_and_back(kafka_address: str, mailer_db: Database
             add_rows(mailer_db, 1, change, 3)
             right(mailer_db)
         add_rows(mailer_db, 2, "sent", 1)
-        with kafka_shape(mailer_db, kafka_address):
+        with kafka_shape(mailer_db, kafka.bootstrap):
             add_rows(mailer_db, 3, change, 2)
             right(mailer_db)
         add_rows(mailer_db, 1, "sent", 1)
