@@ -189,6 +189,20 @@ def test_a_table_lock_is_waited_for_seconds_only_and_its_holder_named(mailer_db:
     assert prepare(db).steps[0].code == "identity"  # the schema was done and stayed
 
 
+def test_two_setups_at_once_do_not_meet(mailer_db: Database) -> None:
+    db = mailer_db
+    fill(db)
+
+    def on_step(step: Step) -> None:
+        if step.code == "index":
+            with pytest.raises(BlockedError, match="at work"):
+                prepare(db)
+
+    with db.connect() as conn:
+        set_up(conn, wanted(db), on_step=on_step)
+    assert prepare(db).steps == ()
+
+
 def test_a_prepared_transaction_in_the_way_of_the_slot_is_named(mailer_db: Database) -> None:
     db = mailer_db
     fill(db)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
-from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, Blocker, Progress, apply
+from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, BlockedError, Blocker, Progress, apply
 from connectors.postgres.setup.look import Wanted, look
+from connectors.postgres.setup.names import SCHEMA, literal
 from connectors.postgres.setup.plan import Plan, Step, plan
 from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
 from stream.core.errors import PreconditionError
@@ -47,19 +50,20 @@ def set_up(
     PreconditionError when anything stands in the way (then nothing was changed) or did not take; BlockedError names
     who holds a lock; in both cases what was done stays done. ``watch``: see `apply`.
     """
-    made = plan_of(conn, wanted)
-    refuse(made)
-    apply(
-        conn,
-        made.steps,
-        watch=watch,
-        lock_timeout=lock_timeout,
-        patient_timeout=patient_timeout,
-        on_step=on_step,
-        on_wait=on_wait,
-        on_progress=on_progress,
-    )
-    left = plan_of(conn, wanted)
+    with _alone(conn):
+        made = plan_of(conn, wanted)
+        refuse(made)
+        apply(
+            conn,
+            made.steps,
+            watch=watch,
+            lock_timeout=lock_timeout,
+            patient_timeout=patient_timeout,
+            on_step=on_step,
+            on_wait=on_wait,
+            on_progress=on_progress,
+        )
+        left = plan_of(conn, wanted)
     if left.steps:
         what = "; ".join(f"{step.purpose}: {' '.join(step.statements)}" for step in left.steps)
         raise PreconditionError(
@@ -85,19 +89,36 @@ def tear_down(
 
     What this role may do is done first; PreconditionError then says what is left and which role can.
     """
-    made = teardown_plan_of(conn, slot, publication, mailer_schema)
-    apply(
-        conn,
-        made.steps,
-        watch=watch,
-        lock_timeout=lock_timeout,
-        patient_timeout=patient_timeout,
-        on_step=on_step,
-        on_wait=on_wait,
-        on_progress=on_progress,
-    )
+    with _alone(conn):
+        made = teardown_plan_of(conn, slot, publication, mailer_schema)
+        apply(
+            conn,
+            made.steps,
+            watch=watch,
+            lock_timeout=lock_timeout,
+            patient_timeout=patient_timeout,
+            on_step=on_step,
+            on_wait=on_wait,
+            on_progress=on_progress,
+        )
     refuse(made)
     return made
+
+
+@contextmanager
+def _alone(conn: Connection) -> Iterator[None]:
+    """One setup or teardown of a database at a time. Never waits: a build CONCURRENTLY would wait for whoever does."""
+    key = f"hashtextextended({literal(SCHEMA + ' setup')}, 0)".encode()
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        if cursor.execute(b"SELECT pg_try_advisory_lock(" + key + b")").fetchall() != [(True,)]:
+            raise BlockedError(
+                "Another setup or teardown of this database is at work.", "Wait for it, then run this again."
+            )
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute(b"SELECT pg_advisory_unlock(" + key + b")")
 
 
 def refuse(made: Plan) -> None:
