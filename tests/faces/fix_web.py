@@ -18,11 +18,20 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faces.fix_counted import counted, counted_db, prepared, prepared_db, process
+from tests.faces.fix_counted import Run, counted, counted_db, prepared, prepared_db, process, run
 from tests.fix_postgres import Database, Servers, create_database, default_version
 from tests.waiting import eventually
 
-__all__ = ["counted_db", "counting_website", "own_website", "prepared_db", "shared_db", "website"]
+__all__ = [
+    "Run",
+    "counted_db",
+    "counting_website",
+    "own_website",
+    "prepared_db",
+    "run",
+    "shared_db",
+    "website",
+]
 
 _ADDRESS = re.compile(r"The dashboard is at (http://\S+)/")
 
