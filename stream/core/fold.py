@@ -28,7 +28,7 @@ from .entries import (
 )
 from .errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
 from .pgoutput import UNCHANGED, Relation
-from .status import MOVED, NEW, REMOVED, STATUS_BY_NAME
+from .status import MOVED, NEW, REMOVED, STATUS_BY_NAME, STATUSES
 
 #: written to ``watermarks``; a release that folds differently counts it up, and so begins an epoch
 FOLD_VERSION: Final = 1
@@ -36,6 +36,7 @@ FOLD_VERSION: Final = 1
 _B, _C, _I, _U, _D, _T, _R, _Y, _O, _M = (ord(c) for c in "BCIUDTRYOM")
 _K, _N, _OLD = ord("K"), ord("N"), ord("O")
 _COLUMNS_3 = b"\0\x03"
+_INT4_COLUMN = b"b\0\0\0\x04"
 #: pairs of tails kept decoded, some 400 bytes each
 _REMEMBERED: Final = 50_000
 
@@ -105,6 +106,8 @@ class Fold:
         self._steps: dict[tuple[Tail, Tail], Steps] = {}
         self._single: dict[tuple[Tail, Tail], tuple[Entry, ...]] = {}
         self._moves: dict[tuple[int, int, int], Move] = {}
+        #: tails of updates that moved nothing, each looked at once: a length that lies could hide the next message
+        self._quiet: set[bytes] = set()
         self._open: _Open | None = None
         self._shape = _NO_SHAPE
         self.end = 0
@@ -136,7 +139,7 @@ class Fold:
         out: list[Transaction] = []
         pos, size = 0, len(data)
         begin, commit = pgoutput.BEGIN.unpack_from, pgoutput.COMMIT.unpack_from
-        single, epoch_2000 = self._single, pgoutput.EPOCH_2000
+        single, quiet, epoch_2000 = self._single, self._quiet, pgoutput.EPOCH_2000
         current = self._open
         pairs: dict[tuple[Tail, Tail], int] = current.pairs if current else {}
         with_old, with_new, between, tail_at, id_size = self._shape
@@ -156,8 +159,10 @@ class Fold:
                         pos = end
                         continue
                 elif head == with_new:  # no column of the identity changed, so nothing moved
-                    pos += length_at + 1 + data[pos + length_at]
-                    continue
+                    end = pos + length_at + 1 + data[pos + length_at]
+                    if data[pos + tail_at : end] in quiet:
+                        pos = end
+                        continue
             elif tag in (_I, _D) and current is not None:
                 head = data[pos + 1 : pos + 13]
                 if head == (with_new if tag == _I else with_old):
@@ -180,7 +185,7 @@ class Fold:
                 if lsn != current.lsn:
                     raise ProtocolError(f"Commit at {lsn:X} closes a transaction that began as {current.lsn:X}.")
                 entries: tuple[Entry, ...] | None = None
-                if len(pairs) == 1 and not (current.ordered or current.changed or current.deleted):
+                if len(pairs) == 1 and not (current.ordered or current.changed or current.deleted or current.emptied):
                     for key, n in pairs.items():
                         if n == 1:
                             entries = single.get(key)
@@ -246,7 +251,9 @@ class Fold:
             if tag == _U and old is None:
                 if relation.identity == "f":
                     raise ProtocolError("an UPDATE under replica identity FULL came without the old row.")
-                return pos  # no column of the identity changed, so nothing moved
+                _, status = _side(relation, new or [])  # no column of the identity changed, so nothing moved
+                self._remember_quiet(data[pos - 14 - len(STATUSES[status]) : pos])
+                return pos
             self._queue_row(relation, old, new, current)
         elif role == "campaigns":
             self._campaign_row(relation, old, new, tag, current)
@@ -256,6 +263,13 @@ class Fold:
             self._flush_pairs(current)
             current.ordered.append(_recount_row(pgoutput.record(relation, new or [])))
         return pos
+
+    def _remember_quiet(self, tail: bytes) -> None:
+        if self._shape is _NO_SHAPE or tail[:5] != _INT4_COLUMN:
+            return
+        if len(self._quiet) > _REMEMBERED:
+            self._quiet.clear()
+        self._quiet.add(tail)
 
     def _queue_row(
         self,
@@ -284,7 +298,8 @@ class Fold:
             return
         row = pgoutput.record(relation, new)
         campaign = row["id"]
-        if tag == _I:
+        if tag == _I and campaign in current.dead:
+            self._flush_pairs(current)  # the cascade's deletes are those of the campaign that went
             current.dead.discard(campaign)
         name = row["name"]
         if name is UNCHANGED:
@@ -399,6 +414,7 @@ class Fold:
         """Prepare the slices of the hot path, where the tuples have the shape for it."""
         self._steps.clear()
         self._single.clear()
+        self._quiet.clear()
         self._shape = _NO_SHAPE
         names = [column.name for column in relation.columns]
         types = {column.name: column.type_oid for column in relation.columns}
@@ -415,7 +431,7 @@ class Fold:
     def _tail(self, tail: bytes) -> Side:
         """Decode a tail: campaign (int4, binary) and status (text); every byte is checked, once."""
         size = pgoutput.U32.unpack_from(tail, 10)[0]
-        if tail[:5] != b"b\0\0\0\x04" or tail[9] not in b"bt" or size != len(tail) - 14:
+        if tail[:5] != _INT4_COLUMN or tail[9] not in b"bt" or size != len(tail) - 14:
             raise ProtocolError(f"the columns campaign_id and status of the queue arrived as {tail.hex()}.")
         return pgoutput.I32.unpack_from(tail, 5)[0], _status(tail[14:].decode())
 
@@ -458,6 +474,8 @@ def _check_columns(relation: Relation, needed: tuple[str, ...]) -> None:
 def _check_queue(relation: Relation) -> None:
     _check_columns(relation, ("campaign_id", "status"))
     table = f"{relation.schema}.{relation.name}"
+    if relation.identity not in ("d", "n", "f", "i"):
+        raise ProtocolError(f"the replica identity of {table} is {relation.identity!r}, which does not exist.")
     if relation.identity in "dn":
         name = {"d": "DEFAULT", "n": "NOTHING"}[relation.identity]
         raise PreconditionError(
