@@ -59,6 +59,8 @@ OBSERVE_EVERY: Final = 60.0
 #: as the greatest age of the counter, and counting and raising take their time
 HALFWAY: Final = 7.0
 PRUNE_EVERY: Final = 3600.0
+#: runs sealed at one look: after an outage there may be thousands, and counting goes on
+SEALS: Final = 20
 #: drifts that a message to NOTIFY_URL carries
 TOLD_DRIFTS: Final = 50
 
@@ -264,14 +266,15 @@ class Reconciler:
             self._raised.clear()
             return False
         if oldest.settled or oldest.age > abandon:
-            for report in reports.seal_settled(conn, observe=self._observer(conn, settings), abandon_after=abandon):
+            observer = self._observer(conn, settings)
+            for report in reports.seal_settled(conn, observe=observer, abandon_after=abandon, most=SEALS):
                 self._report(report)
         newest = reports.newest_open(conn)
         if newest is None:
             return False
         if settings.write_back:
             self._raise(conn, settings, newest, up)
-        return newest.age < settings.recount_patience * 2
+        return oldest.settled or newest.age < settings.recount_patience * 2
 
     def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.Open, up: bool) -> None:
         """The newest run alone: it counted last. Where the stream is down before a pause there is no time to wait."""

@@ -214,14 +214,15 @@ def seal_settled(
     *,
     observe: Callable[[Run], Sequence[dict[str, Any]]] = lambda _: (),
     abandon_after: float | None = None,
+    most: int = 1000,
 ) -> list[Report]:
-    """Seal every run that is settled, in order; the reports.
+    """Seal every run that is settled, in order; the reports. At most ``most``: others may go on counting meanwhile.
 
     ``conn``: in autocommit, outside a transaction. ``observe``: what other tables say, attached to the run (called
     before the chain is locked). ``abandon_after``: seconds after which a run that nobody answers is sealed anyway.
     """
     sealed: list[Report] = []
-    while True:
+    while len(sealed) < most:
         ready = oldest_open(conn)
         if ready is None or not _is_ready(ready, abandon_after):
             return sealed
@@ -229,6 +230,7 @@ def seal_settled(
         report = _seal(conn, ready.run_id, observations, abandon_after)
         if report is not None:  # None: somebody else was quicker
             sealed.append(report)
+    return sealed
 
 
 def _is_ready(run: Open, abandon_after: float | None) -> bool:
