@@ -136,8 +136,10 @@ class Desk:
             self.pages.remove(page)
 
 
-def read_book(cursor: Cursor[TupleRow]) -> tuple[Book, Sequence[int]]:
-    """A book of what stands in the tables already (``removed`` of before is known to nobody), and the subscribers."""
+def read_book(cursor: Cursor[TupleRow]) -> tuple[Book, Sequence[int], str]:
+    """A book of what stands in the tables (``removed`` of before is known to nobody), the subscribers, and a mark.
+
+    The mark is another text whenever the tables are: with it a second simulator makes other names and uuids."""
     book = Book()
     for row in cursor.execute(say.CAMPAIGNS_NOW).fetchall():
         campaign, name, status, use_queue, auto_paused, to_send, messenger, sent = row
@@ -149,4 +151,6 @@ def read_book(cursor: Cursor[TupleRow]) -> tuple[Book, Sequence[int]]:
         rows[campaign][row] = STATUS_BY_NAME[status]
     for campaign, page in book.pages.items():
         page.replace(rows[campaign])
-    return book, [row[0] for row in cursor.execute(say.SUBSCRIBERS_NOW).fetchall()]
+    subscribers = [row[0] for row in cursor.execute(say.SUBSCRIBERS_NOW).fetchall()]
+    ((mark,),) = cursor.execute(say.MARK).fetchall()
+    return book, subscribers, str(mark)

@@ -114,8 +114,8 @@ class Load:
         self._began = time.monotonic()
         self._reader = psycopg.connect(url, autocommit=True)
         first = Session(psycopg.connect(url, autocommit=True), schema=schema, url=url)
-        self._book, subscribers = read_book(first.cursor)
-        tag = f"l{seed}.{max(subscribers, default=0)}"
+        self._book, _, mark = read_book(first.cursor)
+        tag = f"l{seed}.{mark}"
         sessions = [first]
         sessions += [
             Session(psycopg.connect(url, autocommit=True), schema=schema, url=url) for _ in range(connections - 1)
@@ -125,7 +125,7 @@ class Load:
                 Desk(
                     session,
                     self._book,
-                    Random(f"{seed}.{number}"),
+                    Random(f"{tag}.{number}"),
                     tag=f"{tag}.{number}",
                     room=max(1, campaigns // connections),
                     size=size,

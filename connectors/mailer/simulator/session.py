@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import Connection, Cursor, sql
@@ -17,6 +17,8 @@ from psycopg.rows import TupleRow, tuple_row
 
 from connectors.mailer.simulator import statements as say
 from stream.core.errors import UnreachableError
+
+T = TypeVar("T")
 
 #: enters a committed transaction into the book
 Settle = Callable[[], None]
@@ -80,6 +82,18 @@ class Session:
         except psycopg.OperationalError as error:
             self._come_back(error, "", None)
             return None
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """What a query finds; nothing where the connection was lost meanwhile."""
+        return self.ask(lambda _conn: self.cursor.execute(statement, values or None).fetchall(), [])
+
+    def ask(self, question: Callable[[Connection[Any]], T], lost: T) -> T:
+        """What ``question`` finds by this connection; ``lost`` where it was lost meanwhile."""
+        try:
+            return question(self._conn)
+        except psycopg.OperationalError as error:
+            self._come_back(error, "", None)
+            return lost
 
     def _come_back(self, error: psycopg.OperationalError, xid: str, settle: Settle | None) -> None:
         if not self._conn.closed or not self._url:

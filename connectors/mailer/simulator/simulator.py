@@ -54,9 +54,9 @@ class Simulator:
         self._schema = schema
         self._ticker = Ticker()
         self._session = Session(conn, schema=schema, url=url)
-        self._book, subscribers = read_book(self._session.cursor)
-        tag = f"s{seed}.{max(subscribers, default=0)}"
-        self.desk = Desk(self._session, self._book, Random(seed), tag=tag, room=campaigns, size=size, tracking=tracking)
+        self._book, subscribers, mark = read_book(self._session.cursor)
+        tag = f"s{seed}.{mark}"
+        self.desk = Desk(self._session, self._book, Random(tag), tag=tag, room=campaigns, size=size, tracking=tracking)
         self.desk.adopt(self._book.pages.values(), subscribers)
         self._sender = Sender(self.desk)
 

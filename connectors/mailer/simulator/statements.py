@@ -106,6 +106,10 @@ CAMPAIGNS_NOW: Final = (
     "FROM campaigns ORDER BY id"
 )
 SUBSCRIBERS_NOW: Final = "SELECT id FROM subscribers ORDER BY id"
+MARK: Final = """
+SELECT concat_ws('.', (SELECT max(id) FROM subscribers), (SELECT max(id) FROM campaigns),
+                 (SELECT max(id) FROM email_queue))
+"""
 GROUPED: Final = "SELECT campaign_id, status, count(*) FROM email_queue GROUP BY 1, 2"
 
 # tracking (what the mailer notes of each mail, and what comes back of it) -----------------------------------------
@@ -113,4 +117,37 @@ GROUPED: Final = "SELECT campaign_id, status, count(*) FROM email_queue GROUP BY
 TRACK: Final = """
 INSERT INTO azure_message_tracking (azure_message_id, campaign_id, subscriber_id)
 SELECT %s::uuid, campaign_id, subscriber_id FROM email_queue WHERE id = %s::bigint
+"""
+LAST_TRACKED: Final = "SELECT coalesce(max(id), 0) FROM azure_message_tracking"
+NEWLY_TRACKED: Final = """
+SELECT id FROM azure_message_tracking WHERE id > %s::bigint AND created_at < now() - interval '2 seconds'
+ORDER BY id LIMIT 500
+"""
+DELIVERED: Final = """
+INSERT INTO azure_delivery_events (azure_message_id, campaign_id, subscriber_id, status)
+SELECT azure_message_id, campaign_id, subscriber_id, 'Delivered' FROM azure_message_tracking
+WHERE id = ANY(%s::bigint[])
+"""
+OPENED: Final = """
+INSERT INTO azure_engagement_events (azure_message_id, campaign_id, subscriber_id, engagement_type)
+SELECT azure_message_id, campaign_id, subscriber_id, 'view' FROM azure_message_tracking WHERE id = ANY(%s::bigint[])
+"""
+CLICKED: Final = """
+INSERT INTO azure_engagement_events (azure_message_id, campaign_id, subscriber_id, engagement_type)
+SELECT azure_message_id, campaign_id, subscriber_id, 'click' FROM azure_message_tracking WHERE id = ANY(%s::bigint[])
+"""
+VIEWS: Final = """
+INSERT INTO campaign_views (campaign_id, subscriber_id)
+SELECT campaign_id, subscriber_id FROM azure_message_tracking WHERE id = ANY(%s::bigint[])
+"""
+CLICKS: Final = """
+INSERT INTO link_clicks (campaign_id, subscriber_id)
+SELECT campaign_id, subscriber_id FROM azure_message_tracking WHERE id = ANY(%s::bigint[])
+"""
+
+# settings ---------------------------------------------------------------------------------------------------------
+
+SET_SETTING: Final = """
+INSERT INTO settings (key, value) VALUES (%s::text, %s::jsonb)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = now()
 """
