@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
+import pytest
+
 from connectors.postgres import connect
 from connectors.postgres.doctor import Thresholds, examine
 from connectors.postgres.setup import Plan, Wanted, check, plan_of, set_up, tear_down
@@ -125,6 +128,16 @@ def open_transaction(
         yield conn
     finally:
         conn.close()
+
+
+def leave_invalid_index(db: Database) -> None:
+    """What a build CONCURRENTLY leaves that was interrupted; needs a row in the queue."""
+    with open_transaction(db, "UPDATE email_queue SET priority = 1"), db.connect() as conn:
+        conn.execute("SET lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            conn.execute(
+                "CREATE UNIQUE INDEX CONCURRENTLY email_queue_sentstream ON email_queue (campaign_id, status, id)"
+            )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tests.postgres.preparing import (
     differences,
     fill,
     findings,
+    leave_invalid_index,
     open_transaction,
     prepare,
     run_fix,
@@ -84,12 +85,7 @@ def test_what_conformance_finds_is_critical(mailer_db: Database, code: str) -> N
 def test_an_invalid_index(mailer_db: Database) -> None:
     db = mailer_db
     fill(db)
-    with open_transaction(db, "UPDATE email_queue SET priority = 1"), db.connect() as conn:
-        conn.execute("SET lock_timeout = '100ms'")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            conn.execute(
-                "CREATE UNIQUE INDEX CONCURRENTLY email_queue_sentstream ON email_queue (campaign_id, status, id)"
-            )
+    leave_invalid_index(db)
     assert findings(db)["index_invalid"].severity == "critical"
     prepare(db)
     assert found(db) == set()

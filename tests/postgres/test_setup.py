@@ -22,6 +22,7 @@ from tests.postgres.preparing import (
     fill,
     identity,
     in_background,
+    leave_invalid_index,
     mailer_works,
     missing,
     obstacle_codes,
@@ -130,12 +131,7 @@ def catalog(db: Database) -> list[object]:
 def test_an_invalid_leftover_of_the_index_is_rebuilt(any_mailer_db: Database) -> None:
     db = any_mailer_db
     fill(db)
-    with open_transaction(db, "UPDATE email_queue SET priority = 1"), db.connect() as conn:
-        conn.execute("SET lock_timeout = '100ms'")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            conn.execute(
-                "CREATE UNIQUE INDEX CONCURRENTLY email_queue_sentstream ON email_queue (campaign_id, status, id)"
-            )
+    leave_invalid_index(db)
     assert db.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'email_queue_sentstream'::regclass") is False
     codes = [step.code for step in prepare(db).steps]
     assert codes[codes.index("index") - 1] == "index_invalid"

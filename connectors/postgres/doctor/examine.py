@@ -9,7 +9,8 @@ import psycopg
 
 from connectors.postgres.doctor import access, mailer, publication, server, slot
 from connectors.postgres.doctor.target import Check, Target, Thresholds
-from connectors.postgres.setup.look import Wanted, look
+from connectors.postgres.setup.facts import Wanted
+from connectors.postgres.setup.look import look
 from connectors.postgres.setup.names import quoted
 from stream.core.errors import UnreachableError
 from stream.core.finding import Finding, critical, warning

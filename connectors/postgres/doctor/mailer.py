@@ -160,7 +160,7 @@ def counter_overwritten(target: Target) -> Iterator[Finding]:
 
 
 def statements_of_others(target: Target) -> Iterator[Finding]:
-    """What pg_stat_statements remembers: the mailer's own sync of counts, for one. Nothing where it isn't installed.
+    """What pg_stat_statements remembers: the mailer's own sync of counts, for one.
 
     Our own statements are told by the role, or, where the mailer uses the same, by not beginning with UPDATE.
     """
@@ -170,6 +170,7 @@ def statements_of_others(target: Target) -> Iterator[Finding]:
         "AND current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'"
     )
     if not extension:
+        yield ok("counter_statement", "pg_stat_statements is not in use, so statements of others are not known.")
         return
     rows = target.rows(
         f"""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row
 
-from connectors.postgres.setup.look import Found, Wanted
+from connectors.postgres.setup.facts import Found, Wanted
 from stream.core.finding import Finding
 
 

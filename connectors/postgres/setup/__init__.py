@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from connectors.postgres.setup.apply import BlockedError, Blocker, Progress, apply
 from connectors.postgres.setup.conformance import Difference, check, countable_from, identity_mode
-from connectors.postgres.setup.look import Found, Wanted, look
+from connectors.postgres.setup.facts import Found, Wanted
+from connectors.postgres.setup.look import look
 from connectors.postgres.setup.obstacles import Obstacle
 from connectors.postgres.setup.plan import Plan, Step, plan
 from connectors.postgres.setup.rights import Right, missing_rights

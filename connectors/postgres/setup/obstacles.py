@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, needed
-from connectors.postgres.setup.look import Found, Slot, Table, Wanted, mode
+from connectors.postgres.setup.facts import Found, Slot, Table, Wanted, mode
 from connectors.postgres.setup.names import (
     IDENTITY_COLUMNS,
     IDENTITY_INDEX,

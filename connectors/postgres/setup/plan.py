@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from connectors.mailer.tables import EMAIL_QUEUE
-from connectors.postgres.setup.look import Found, IdentityMode, Slot, Wanted, mode
+from connectors.postgres.setup.facts import Found, IdentityMode, Slot, Wanted, mode
 from connectors.postgres.setup.names import (
     ACTIONS,
     IDENTITY_COLUMNS,
