@@ -23,6 +23,7 @@ import psycopg
 import typer
 
 from connectors import child
+from connectors.mailer.simulator.history import lay_history
 from connectors.mailer.tables import schema_sql
 from connectors.postgres.connect import connect
 from connectors.postgres.server import PrivateServer
@@ -148,6 +149,7 @@ def _prepare(server: PrivateServer, settings: Settings) -> None:
         admin.execute("CREATE DATABASE mailer")
     with connect(settings.database_url, "demo") as session:
         session.execute(schema_sql().encode())
+        lay_history(session)  # a campaign that was sent and shows 0: what the first recount finds
         set_up(session, Wanted(slot=settings.slot_name, publication=settings.publication))
 
 

@@ -53,6 +53,7 @@ _PAUSE_BETWEEN: Final = (60.0, 110.0)
 #: sends outside the queue: the mailer counts it itself, and sentstream leaves it alone
 OUTSIDE_THE_QUEUE: Final = "Order confirmations"
 OUTSIDE_SENT: Final = 318
+OUTSIDE_TO_SEND: Final = 8600
 
 #: the campaign of the issue: sent, and its counter never moved; tracked and delivered differ too
 HISTORY_NAME: Final = "Autumn catalogue"

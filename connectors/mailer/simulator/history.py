@@ -55,7 +55,7 @@ _OUTSIDE: Final = {
     "name": cast.OUTSIDE_THE_QUEUE,
     "status": "running",
     "messenger": "email",
-    "to_send": cast.OUTSIDE_SENT,
+    "to_send": cast.OUTSIDE_TO_SEND,
     "sent": cast.OUTSIDE_SENT,
 }
 
