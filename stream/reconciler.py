@@ -39,6 +39,10 @@ from stream.core.pace import Backoff
 from stream.core.report import Report, Run
 from stream.core.schedule import Agenda, Facts, Trigger
 from stream.core.window import SendWindow, Watch, always_open, begin, look
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.metrics.observed import Recounts
+from stream.metrics.states import ReconcilerState, reconciler_families, reconciler_health
 from stream.notify import Notifier
 from stream.recounting import conclude, log_run, observe, recount_once, request
 from stream.settings import Settings
@@ -102,6 +106,8 @@ class Reconciler:
         self._began = seconds()
         self._closing_again: float | None = None
         self._said: dict[str, str] = {}
+        self.state = ReconcilerState()
+        self.figures = Recounts()
 
     # ---- what others tell it ------------------------------------------------------------------------------------
 
@@ -137,6 +143,7 @@ class Reconciler:
                         backoff = backoff.succeeded()
                         self._session(conn, stop)
                 except (UnreachableError, psycopg.Error, OSError) as error:
+                    self.state.connected, self.state.round_at = False, time.monotonic()
                     backoff = backoff.failed()
                     self._say("connection", f"the reconciler has no connection: {_plain(error)}")
                     stop.wait(backoff.pause)
@@ -146,6 +153,7 @@ class Reconciler:
     def _session(self, conn: psycopg.Connection[Any], stop: threading.Event) -> None:
         while not stop.is_set():
             busy = self.look(conn)
+            self.state.connected, self.state.round_at = True, time.monotonic()
             self._say("connection", "")
             deadline = time.monotonic() + (BUSY_LOOK if busy else LOOK)
             while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -250,6 +258,7 @@ class Reconciler:
             run = request(conn, settings, triggers[0], "reconciler", also=triggers[1:], turn=5.0)
         except SentstreamError as error:
             self._agenda = schedule.failed(self._agenda, now)
+            self.figures.saw_failure()
             self._unbased = self._unbased or not facts.based
             self._say("recount", f"no recount ({', '.join(triggers)}): {error}")
             return
@@ -284,6 +293,7 @@ class Reconciler:
             return
         raised = raising.raise_counters(conn, newest.run_id, mailer_schema=settings.mailer_schema)
         self._raised = {newest.run_id: now + 1.0 if raised.held else float("inf")}
+        self.figures.saw_raises(len(raised.raises))
         if raised.raises:
             log.warning(
                 "run %d is not comparable yet (the stream is %s): raised campaigns.sent of %d campaigns by %d in all%s",
@@ -297,6 +307,7 @@ class Reconciler:
     def _report(self, report: Report) -> None:
         """The run's log line, and news of drift."""
         log_run(report)
+        self.figures.saw(report)
         if report.run.tally.drift:
             drifts = [v.as_json() for v in report.verdicts if v.verdict == "drift"]
             run = {**report.run.as_json(), "observations": len(report.run.observations)}
@@ -367,9 +378,20 @@ def main(settings: Settings, reload: Callable[[], Settings] | None = None) -> in
     with contextlib.suppress(AttributeError):
         signal.signal(signal.SIGHUP, on_hup)
     log.info("reconciling every %g s", settings.recount_interval)
-    Reconciler(lambda: current, follow_log=False).run(stop)
+    reconciler = Reconciler(lambda: current, follow_log=False)
+    with _shown(settings, reconciler):
+        reconciler.run(stop)
     log.info("bye")
     return 0
+
+
+def _shown(settings: Settings, reconciler: Reconciler) -> contextlib.AbstractContextManager[object]:
+    """METRICS_LISTEN, for the role."""
+    page = Page(lambda: reconciler_families(reconciler.state), reconciler.figures.families)
+    page.add_process()
+    limit = settings.recount_timeout + settings.stall_restart  # a look that counts takes as long as the count may
+    shown = endpoint.start(settings, page.text, lambda: reconciler_health(reconciler.state, limit))
+    return shown or contextlib.nullcontext()
 
 
 def _plain(error: BaseException) -> str:

@@ -178,6 +178,12 @@ class Settings(BaseSettings):
         text="Addresses of proxies whose X-Forwarded-* headers are believed.",
     )
 
+    metrics_listen: str = _key(
+        "off", "HTTP", example="127.0.0.1:9087",
+        text="Address and port at which `run`, `read`, `work` and `reconcile` show `/metrics`, `/livez` and `/readyz`; "
+        "the rules of HTTP_LISTEN hold. The roles that `run` starts take the ports from there on.",
+    )
+
     kafka_bootstrap_servers: Words = _key(
         (), "Kafka", kind="list", example="kafka-1:9092,kafka-2:9092",
         text="Brokers as host:port. Empty: embedded, without Kafka.",
@@ -319,7 +325,7 @@ class Settings(BaseSettings):
                 raise ValueError("must be a time zone such as Europe/Berlin or America/New_York") from None
         return value
 
-    @field_validator("http_listen")
+    @field_validator("http_listen", "metrics_listen")
     @classmethod
     def _check_http_listen(cls, value: str) -> str:
         if value != "off":
@@ -374,6 +380,11 @@ class Settings(BaseSettings):
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to listen on, None where HTTP is off."""
         return None if self.http_listen == "off" else split_address(self.http_listen)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of METRICS_LISTEN, None where it is off."""
+        return None if self.metrics_listen == "off" else split_address(self.metrics_listen)
 
     def require_database(self) -> str:
         """DATABASE_URL, or a ConfigurationError that says how to give it."""

@@ -58,6 +58,11 @@ def roles_of(settings: Settings) -> list[Role]:
             words += ("--kafka-instance", f"{settings.kafka_instance}-{number}")
         roles.append(Role(f"work {number}" if settings.kafka_workers > 1 else "work", words))
     roles.append(Role("reconcile", ("reconcile",)))
+    if settings.metrics_address is not None:
+        host, port = settings.metrics_address
+        for number, role in enumerate(roles):
+            where = f"[{host}]" if ":" in host else host
+            role.words += ("--metrics-listen", f"{where}:{port + number if port else 0}")
     if settings.http_address is not None:
         roles.append(Role("serve", ("serve",)))
     return roles

@@ -11,9 +11,10 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.lag import LagReader
@@ -21,10 +22,16 @@ from connectors.kafka.topics import Names, ensure, require
 from stream import failpoints
 from stream.core.errors import SentstreamError
 from stream.liveness import Watchdog, end_with, restart
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.metrics.kafka_roles import worker_families, worker_health
 from stream.settings import Settings
 from stream.worker import LEAVING, Worker, WorkerOptions, WorkerState
 
 log = logging.getLogger("sentstream.worker")
+
+#: seconds that the event loop may stand still before only a restart helps
+STUCK: Final = 60.0
 
 
 def options_of(settings: Settings, interval: Callable[[], float], instance: str) -> WorkerOptions:
@@ -118,10 +125,30 @@ async def _run(
         lambda why: restart(why, stalls),
     )
     watchdog.start()
+    page = Page(lambda: worker_families(state, stalls), worker.figures.families)
+    page.add_process()
+    beats = _Beats()
+    beating = asyncio.ensure_future(beats.run())
+    shown = endpoint.start(settings, page.text, lambda: worker_health(state, beats.at, STUCK))
     try:
         await worker.run(stop)
     finally:
+        beating.cancel()
         watchdog.stop()
+        if shown is not None:
+            shown.close()
+
+
+class _Beats:
+    """Says that the event loop goes round; that records are worked off is the watchdog's to see."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    async def run(self) -> None:
+        while True:
+            self.at = time.monotonic()
+            await asyncio.sleep(1.0)
 
 
 def _leave_at_once() -> None:

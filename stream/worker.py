@@ -44,6 +44,7 @@ from stream.core.partition import Loaded, Policy
 from stream.core.partitioner import partition_of
 from stream.core.position import lsn_text
 from stream.failpoints import at
+from stream.metrics.observed import Flushes as FlushFigures
 from stream.publishing import Publications
 from stream.writing import write
 
@@ -105,6 +106,7 @@ class Worker:
     def __init__(self, options: WorkerOptions, state: WorkerState | None = None) -> None:
         self.options = options
         self.state = state if state is not None else WorkerState()
+        self.figures = FlushFigures()
         #: set by what can't be cured by trying again
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
@@ -455,11 +457,13 @@ class Worker:
                 return
             self.state.flushes += 1
             self.state.flush_seconds = time.monotonic() - now
+            self.figures.saw(self.state.flush_seconds, sum(len(flush.rows) for flush in flushes))
             self.state.database_away_since = None
             self.state.moved_at = time.monotonic()
             fenced = []
             for state, flush, result in zip(states, flushes, results, strict=True):
                 if result is None:
+                    self.figures.saw_fence()
                     fenced.append(state)
                 else:
                     self._flushed(state, flush, result)
@@ -521,7 +525,7 @@ class Worker:
     def _write(self, flushes: list[Flush]) -> list[Written | None]:
         connection = self._connect()
         try:
-            return write(self._store, connection, flushes)
+            return write(self._store, connection, flushes, self.figures.saw_retry)
         except psycopg.Error:
             self._drop_connection()
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -26,7 +26,12 @@ log = logging.getLogger("sentstream.writing")
 AGAIN: Final = (pg.SerializationFailure, pg.DeadlockDetected, pg.LockNotAvailable, pg.QueryCanceled)
 
 
-def write(store: Store, connection: psycopg.Connection[Any], flushes: Sequence[Flush]) -> list[Flushed | None]:
+def write(
+    store: Store,
+    connection: psycopg.Connection[Any],
+    flushes: Sequence[Flush],
+    on_retry: Callable[[], None] = lambda: None,
+) -> list[Flushed | None]:
     """Write the flushes, in the order of their partitions; what came of each, None where it was fenced off."""
     backoff = Backoff(first=0.05, most=2.0)
     while True:
@@ -34,6 +39,7 @@ def write(store: Store, connection: psycopg.Connection[Any], flushes: Sequence[F
             return _once(store, connection, flushes)
         except AGAIN as error:
             backoff = backoff.failed()
+            on_retry()
             log.warning("a flush is tried again: %s", str(error).strip().splitlines()[0])
             time.sleep(backoff.pause)
         except pg.InsufficientPrivilege as error:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from connectors.postgres.setup.versions import release
 from stream.settings import Settings
-from stream.web import campaigns, events, health, lag, metrics, models, pages, problems, recounts, stats
+from stream.web import campaigns, events, figures, health, lag, metrics, models, pages, problems, recounts, stats
 from stream.web.context import Context, Following
 from stream.web.follow import follow
 from stream.web.guard import Guard, Rules
@@ -55,6 +55,7 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
             asyncio.create_task(_kept_up("follower", lambda: follow(context))),
             asyncio.create_task(_kept_up("stats", lambda: app.state.stats.refresh(context))),
             asyncio.create_task(_kept_up("lag", lambda: app.state.lag.watch(context))),
+            asyncio.create_task(_kept_up("figures", lambda: app.state.figures.watch(context))),
             *(asyncio.create_task(_kept_up("source", _bound(source, context))) for source in sources),
         ]
         try:
@@ -80,6 +81,8 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.state.metrics = metrics.Metrics(context.live)
     app.state.stats = stats.Stats()
     app.state.lag = lag.LagWatch(context.settings)
+    app.state.figures = figures.FiguresWatch(context, app.state.lag)
+    context.texts.append(app.state.figures.text)
     app.state.asking = recounts.Asking()
     app.state.wrong_token = asyncio.Lock()
     for router in ROUTERS:

@@ -27,7 +27,7 @@ def main(pipe_fd: int, listen_fd: int) -> None:
     assert kind == "settings"
     assert isinstance(settings, Settings)
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
-    run_server(settings, sock, lambda context: _feed(pipe, context))
+    run_server(settings, sock, lambda context: _feed(pipe, context), process="sentstream_http")
 
 
 async def _feed(pipe: socket.socket, context: Context) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import uvicorn
 
+from stream.metrics.families import Page
 from stream.settings import Settings
 from stream.web import protocol
 from stream.web.app import Source, make_app, make_context
@@ -25,10 +26,15 @@ GRACE: Final = 5
 BESIDE_STREAMS: Final = 500
 
 
-def run_server(settings: Settings, sock: socket.socket, *sources: Source, beside: bool | None = None) -> None:
-    """Serve on ``sock`` in this thread until a signal."""
+def run_server(
+    settings: Settings, sock: socket.socket, *sources: Source, beside: bool | None = None, process: str = ""
+) -> None:
+    """Serve on ``sock`` in this thread until a signal. ``process``: prefix of this process' own metrics."""
     _allow_many_files()
     context = make_context(settings, beside=bool(sources) if beside is None else beside)
+    own = Page()
+    own.add_process(process)
+    context.texts.append(own.text)
     config = uvicorn.Config(
         make_app(context, *sources),
         log_config=None,
