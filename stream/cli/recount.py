@@ -1,0 +1,174 @@
+"""`recount`: count everything now, wait for the stream's verdict, print it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+import psycopg
+import typer
+
+from stream.cli import words
+from stream.cli.call import Call, command
+from stream.core.errors import PreconditionError
+from stream.core.report import COUNTS, VERDICTS, Report, Ruled
+from stream.core.status import STATUSES
+
+app = typer.Typer()
+
+_EXAMPLES = """Examples:
+
+`sentstream recount` counts every campaign, `sentstream recount 7 "Spring sale"` shows these two
+
+`sentstream recount 7 --rebase` also forgets the removed rows of campaign 7: its counter becomes the live count
+
+`sentstream recount --json | jq .counts`
+"""
+
+#: seconds that a reconciler has for the seal, before we seal
+OTHERS: Final = 3.0
+
+
+@command(app, "recount", shows=("recount_patience", "recount_timeout", "removed"), epilog=_EXAMPLES)
+def recount(
+    call: Call,
+    campaigns: Annotated[
+        list[str] | None, typer.Argument(metavar="[CAMPAIGN]...", help="What is printed (and rebased): ids or names.")
+    ] = None,
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="Set `removed` to 0: the counter becomes the live count, and may fall.")
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a stream that is alive but behind.")] = 60.0,
+) -> int:
+    """Recount now and print the verdicts. Exit code 1 on drift, and where it could not be concluded."""
+    from connectors.postgres.progress import find_campaigns
+    from connectors.postgres.reading import reading
+
+    settings = call.settings
+    with reading("The runs"), call.connect("recount") as conn:
+        chosen = find_campaigns(conn, settings.mailer_schema, campaigns) if campaigns else ()
+        report = _counted(conn, call, (list(chosen) or "all") if rebase else None, wait)
+        raised = sum(verdict.verdict == "not_comparable" for verdict in report.verdicts)
+        report = _with_verified(conn, report, chosen)
+    if call.json:
+        call.print_json({**report.as_json(), "raised": raised})
+    else:
+        for line in lines(report, raised):
+            call.out.print(line)
+    return 0 if _is_good(report, chosen) else 1
+
+
+def _counted(conn: psycopg.Connection[Any], call: Call, rebase: Any, wait: float) -> Report:
+    """The report, sealed or as far as it got; where it did not get there in time, counters are raised."""
+    from connectors.postgres import facts, raising, reports
+    from stream.recounting import conclude, request
+
+    settings = call.settings
+    if not facts.look(conn).partitions:
+        raise PreconditionError(
+            "No stream has ever counted here, so nobody could compare.",
+            "Start `sentstream run` (or `sentstream run --once`): it counts at start.",
+        )
+    run = request(conn, settings, "manual", _who(), rebase=rebase)
+    call.err.print(f"run {run.run_id}: {words.count_of(run.campaigns, 'campaign')} counted in {run.count_ms:.0f} ms")
+    never = threading.Event()
+    report = conclude(conn, settings, run.run_id, never, settings.recount_patience, OTHERS)
+    if report is None:
+        if settings.write_back:
+            raising.raise_counters(conn, run.run_id, mailer_schema=settings.mailer_schema)
+        deadline = time.monotonic() + wait - settings.recount_patience
+        while report is None and time.monotonic() < deadline and _is_up(conn):
+            call.err.print("the stream is behind; still waiting")
+            report = conclude(conn, settings, run.run_id, never, 5.0, OTHERS)
+    return report or reports.read_report(conn, run.run_id)
+
+
+def _is_up(conn: psycopg.Connection[Any]) -> bool:
+    """Whether a stream flushes: behind it may be, but not away."""
+    row = conn.execute(
+        "SELECT bool_or(flushed_at > clock_timestamp() - interval '10 seconds') FROM sentstream.watermarks"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _who() -> str:
+    """Who asks, for the report: ``cli root@host``."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "?"
+    return f"cli {user}@{socket.gethostname()}"
+
+
+def _with_verified(conn: psycopg.Connection[Any], report: Report, chosen: Sequence[int]) -> Report:
+    """Of the chosen campaigns alone, each with a verdict: `verified` is kept only where counts changed."""
+    if not chosen:
+        return report
+    from connectors.postgres.reports import read_counts
+
+    report = report.only(chosen)
+    known = {verdict.campaign_id for verdict in report.verdicts}
+    if not report.run.sealed or report.run.tally.inconclusive or report.run.tally.not_comparable:
+        return report
+    counts = read_counts(conn, report.run.run_id)
+    added = []
+    for campaign in chosen:
+        if campaign not in known and any(counts.get(campaign, ())[:5]):
+            named = dict(zip(STATUSES, counts[campaign], strict=False))
+            decided = report.run.finished_at or report.run.started_at
+            added.append(Ruled(campaign, "verified", decided, before=named, after=named, delta={}))
+    return replace(report, verdicts=tuple(sorted((*report.verdicts, *added), key=lambda v: v.campaign_id)))
+
+
+def _is_good(report: Report, chosen: Sequence[int]) -> bool:
+    tally = report.run.tally
+    if not report.run.sealed or tally.inconclusive or tally.not_comparable:
+        return False
+    if chosen:
+        return all(verdict.verdict != "drift" for verdict in report.verdicts)
+    return not tally.drift
+
+
+def lines(report: Report, raised: int = 0) -> Iterator[str]:
+    """A report for people."""
+    run = report.run
+    also = f", also {', '.join(run.also)}" if run.also else ""
+    yield f"run {run.run_id} ({run.trigger}{also}) by {words.safe(run.requested_by)}, {words.moment(run.started_at)}"
+    plan = {True: ", by the index alone", False: ", by reading the table", None: ""}[run.index_only]
+    lag = "" if run.lag_bytes is None else f"; the stream was {words.size(max(0, run.lag_bytes))} of WAL behind"
+    yield f"  counted {words.count_of(run.campaigns, 'campaign')} at {run.lsn} in {run.count_ms:.1f} ms{plan}{lag}"
+    if not run.sealed:
+        yield "  not comparable yet: the stream is behind or down (`sentstream status`, `sentstream lag`)"
+        yield f"  raised campaigns.sent of {words.count_of(raised, 'campaign')} to what was counted"
+        return
+    tally = ", ".join(f"{name.replace('_', ' ')} {getattr(run.tally, name)}" for name in VERDICTS)
+    yield f"  {tally}"
+    for reason in report.reasons:
+        yield f"  inconclusive: {reason}; it is repeated"
+    for verdict in report.verdicts:
+        yield f"  {verdict_line(verdict)}"
+    for o in run.observations:
+        kind = str(o["kind"]).replace("_", " ")
+        yield f"  observed: campaign {o['campaign_id']} {kind} {o['actual']:,}, expected {o['expected']:,}"
+    yield f"  place {run.chain_no} of the chain, digest {run.digest}"
+
+
+def verdict_line(verdict: Ruled) -> str:
+    """``campaign 7: drift, missed change, corrected: queued -1, sent +1 (now queued 3, sent 4)``."""
+    parts = [verdict.verdict.replace("_", " ")]
+    if verdict.cause:
+        parts.append(verdict.cause.replace("_", " "))
+    if verdict.corrected and verdict.verdict == "drift":
+        parts.append("corrected")
+    if verdict.estimated:
+        parts.append("removed is an estimate")
+    change, after = verdict.delta or {}, verdict.after or {}
+    delta = ", ".join(f"{name} {change[name]:+,}" for name in COUNTS if change.get(name))
+    now = ", ".join(f"{name} {after[name]:,}" for name in COUNTS if after.get(name)) or "nothing"
+    return f"campaign {verdict.campaign_id}: {', '.join(parts)}{f': {delta}' if delta else ''} (now {now})"
