@@ -300,7 +300,7 @@ class Store:
                 held.add(campaign)
                 continue
             writes[campaign] = sent
-            if written is not None and found != written:
+            if written is not None and found != written and campaign not in flush.deleted:
                 overwritten.append(Overwritten(campaign, found or 0, sent))
         return held, overwritten, writes
 

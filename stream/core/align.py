@@ -2,7 +2,8 @@
 
 A recount is a row that reaches the reader in WAL order, with the snapshot it counted by. What the stream should show at
 that point: the counts, plus the moves of every transaction delivered before it that the snapshot could not see.
-Comparing by LSN alone is not exact: a commit record can be in the WAL, and delivered, before the transaction is visible.
+Comparing by LSN alone is not exact: a commit record can be in the WAL, and delivered, before its transaction is
+visible.
 
 The reader therefore remembers moves by transaction. It forgets those that a snapshot H sees, H being older than any
 recount may last. A recount is conclusive only if nothing it needs was forgotten: its snapshot sees all that H sees, and

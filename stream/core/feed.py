@@ -69,6 +69,7 @@ class Flushed:
 
 def of_flush(flush: Flush) -> Flushed:
     """What a flush that committed tells the faces."""
+    here = {row.campaign for row in flush.rows}
     return Flushed(
         flush.epoch,
         flush.partition,
@@ -76,7 +77,7 @@ def of_flush(flush: Flush) -> Flushed:
         _time(flush.as_of),
         flush.based,
         tuple(map(of_progress, flush.rows)),
-        flush.deleted,
+        tuple(campaign for campaign in flush.deleted if campaign not in here),
         flush.verdicts,
     )
 

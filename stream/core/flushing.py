@@ -57,9 +57,10 @@ class Answer:
 class Flush:
     """One transaction's writes for one partition.
 
-    ``rows``: progress rows that changed; ``due``: campaigns whose ``campaigns.sent`` must show the number given (it is
-    written only where it differs, and only from the floor on); ``check``: what the store should hold now, where a
-    recount asks for the comparison.
+    ``rows``: progress rows that changed; ``deleted``: campaigns that went, removed before any row is written (one that
+    came again with the same number is in both); ``due``: campaigns whose ``campaigns.sent`` must show the number given
+    (it is written only where it differs, and only from the floor on); ``check``: what the store should hold now, where
+    a recount asks for the comparison.
     """
 
     partition: int

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal
 
-from .batch import Batch
+from .batch import MINUTE, Batch
 from .entries import CampaignChanged, CampaignDeleted, Counted, Counts, Move, Recount, Truncate, checksum
 from .flushing import Answer, Flush, Flushed, HistoryKey, HistoryKind, Overwritten, ProgressRow, Stored
 from .position import Position
@@ -143,11 +143,22 @@ class Partition:
                 continue  # put there by an interim raise: we have not met the campaign
             self._rows[row.campaign] = self._row(row.counts, row.removed)
             self._stored[row.campaign] = row.stored
+            if row.sent != self.sent(row.campaign):
+                self._rows[row.campaign][_CHECK] += 1  # not as we wrote it: the next recount says `lost_state`
+            if row.removed and not self._keep:
+                self._follow(row.campaign, loaded.as_of or row.verified_at or 0)
             if row.verified_at is not None and row.verified_lsn is not None:
                 self._verified[row.campaign] = (row.verified_at, row.verified_lsn)
             campaign = self._campaigns.get(row.campaign)
             if campaign is not None and campaign.sent != self.sent(row.campaign):
                 self._pending.due.add(row.campaign)
+
+    def _follow(self, campaign: int, time: int) -> None:
+        """The policy was `keep` before: what it kept is shown no longer."""
+        row = self._rows[campaign]
+        self._note(campaign, time // MINUTE, "correction", -row[_GONE])
+        row[_GONE] = 0
+        self._pending.changed.add(campaign)
 
     @staticmethod
     def _row(counts: Counts, removed: int = 0) -> list[int]:
@@ -226,7 +237,6 @@ class Partition:
         removed = max(0, known.sent) if known is not None and self._keep else 0
         row = self._rows[campaign] = self._row((0, 0, 0, 0, 0), removed)
         self._note(campaign, minute, "baseline", removed)
-        self._pending.deleted.discard(campaign)
         return row
 
     def _note(self, campaign: int, minute: int, kind: HistoryKind, n: int) -> None:
@@ -269,9 +279,8 @@ class Partition:
 
     def _campaign_deleted(self, campaign: int) -> None:
         self._campaigns.pop(campaign, None)
-        if not self.based:
-            return  # the recount will not name it
         self._drop(campaign)
+        self._pending.deleted.add(campaign)
 
     def _drop(self, campaign: int) -> None:
         pending = self._pending
@@ -280,7 +289,7 @@ class Partition:
             store.pop(campaign, None)
         self._contested.discard(campaign)
         if self._rows.pop(campaign, None) is not None:
-            pending.deleted.add(campaign)
+            pending.deleted.add(campaign)  # and stays so if it comes again: its old history goes before the new
         pending.changed.discard(campaign)
         pending.described.discard(campaign)
         pending.due.discard(campaign)
@@ -292,6 +301,7 @@ class Partition:
     def _recount(self, entry: Recount, minute: int) -> None:
         pending = self._pending
         if entry.reason is not None:
+            pending.due.update(self._rows)  # what the run may have raised ahead of us lies behind its floor now
             pending.answers.append(Answer(entry.run_id, False, entry.reason, inconclusive=max(1, len(self._rows))))
             return
         verdicts: list[Verdict] = []
@@ -328,7 +338,8 @@ class Partition:
         intact = row[_CHECK] == checksum(shown)
         if shown != counted.counts:
             cause = MISSED_CHANGE if unknown else cause_of(shown, counted.counts, row[_MOVES], intact)
-            self._note(campaign, minute, "correction", counted.counts[SENT] - shown[SENT])
+            if intact:  # else the history is right, for it was kept apart from what was damaged
+                self._note(campaign, minute, "correction", counted.counts[SENT] - shown[SENT])
             before, after = named(shown), named(counted.counts)
             if overwritten is not None:
                 before["counter"], after["counter"] = overwritten.found, overwritten.written
@@ -362,7 +373,6 @@ class Partition:
         if vanished:
             cause = ROWS_VANISHED
         self._rows[campaign] = self._row(counted.counts, removed + vanished)
-        self._pending.deleted.discard(campaign)
         self._note(campaign, minute, "baseline", self.sent(campaign) - total)
         after = named(counted.counts, removed + vanished)
         after["counter"] = self.sent(campaign)

@@ -1,8 +1,8 @@
 """What a recount says of a campaign, and the likely cause of a difference.
 
 The cause is inferred from the shape of the difference (the stream's count less the recount's) and from the moves that
-the campaign has seen since its last recount: a change that was missed leaves its rows where they came from, one that was
-counted twice takes them along twice. It is a hint for a reader of the report; the correction does not depend on it.
+the campaign has seen since its last recount: a change that was missed leaves its rows where they came from, one that
+was counted twice takes them along twice. It is a hint for a reader of the report; the correction does not depend on it.
 """
 
 from __future__ import annotations
