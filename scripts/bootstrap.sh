@@ -23,7 +23,10 @@ if ! { [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2
         version=$("$almost" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         fail "$almost lacks the module venv: install it (Debian, Ubuntu: apt-get install python$version-venv), then run make again."
     fi
-    [ -n "$python" ] || fail "needs Python 3.10 or newer, found $(python3 --version 2>/dev/null || echo none): install one (python.org, or your system's packages) and run make again, or name it: make PYTHON=/path/to/python3.12"
+    if [ -z "$python" ]; then
+        found=$("${PYTHON:-python3}" --version 2>/dev/null || echo none)
+        fail "needs Python 3.10 or newer, found $found: install one (python.org, or your system's packages), then run make again, or name it: make ... PYTHON=/path/to/python3.12"
+    fi
     echo "sentstream: making .venv with $("$python" --version)" >&2
     rm -rf .venv
     "$python" -m venv .venv

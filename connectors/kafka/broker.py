@@ -29,7 +29,7 @@ from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, signal
 from typing import Any, Final
 
 from connectors import child
-from stream.core.errors import PreconditionError, UnreachableError
+from stream.core.errors import PreconditionError, SentstreamError, UnreachableError
 
 #: the one place that pins the broker's version
 KAFKA_VERSION: Final = "4.3.0"
@@ -415,6 +415,12 @@ def _around(command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     # alone: fetch Kafka; with a command: run it with a private Kafka
-    if sys.argv[1:]:
-        sys.exit(_around(sys.argv[1:]))
-    print(fetch())
+    try:
+        if sys.argv[1:]:
+            sys.exit(_around(sys.argv[1:]))
+        print(fetch())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SentstreamError as error:
+        print(f"sentstream: {error}", file=sys.stderr)
+        sys.exit(error.code)
