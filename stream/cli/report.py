@@ -138,12 +138,8 @@ def report_export(
         if format_ == "csv":
             out.writelines(as_csv(found))
         elif format_ == "html":
-            source = call.settings.mailer_schema + "." + "campaigns"
-            out.write(
-                as_page(
-                    found, made_at=now, source=_source(call) or source, head=head, name_of=lambda c: names.get(c, "")
-                )
-            )
+            page = as_page(found, made_at=now, source=source, head=head, name_of=lambda c: names.get(c, ""))
+            out.write(page)
         else:
             place, digest = head
             shown = {"exported_at": rfc3339(now), "head": {"chain_no": place, "digest": digest}}
@@ -206,6 +202,7 @@ def report_verify(
                 "--anchor must be a digest: 64 hexadecimal digits.", "The log has one with each run."
             )
     with (
+        reading("The reports"),
         call.connect("report") as conn,
         Progress(console=call.err, transient=True, disable=not call.err.is_terminal) as bar,
     ):

@@ -168,7 +168,8 @@ def _verdicts(reports: Sequence[Report], kind: str, name_of: Callable[[int], str
     yield from _head("Run", "Time", "Campaign", "Cause", "Before", "After", "Difference", "")
     for report, verdict in found:
         yield (
-            f'<tr><td><a href="#run{report.run.run_id}">{report.run.run_id}</a><td class=t>{_time(report.run.started_at)}'
+            f'<tr><td><a href="#run{report.run.run_id}">{report.run.run_id}</a>'
+            f"<td class=t>{_time(report.run.started_at)}"
             f"<td>{_campaign(verdict.campaign_id, name_of)}<td>{escape((verdict.cause or '-').replace('_', ' '))}"
             f"<td>{_counts(verdict.before)}<td>{_counts(verdict.after)}<td>{_delta(verdict)}<td>{_remarks(verdict)}"
         )
@@ -201,8 +202,8 @@ def _runs(reports: Sequence[Report]) -> Iterator[str]:
         digest = f"<code title='{run.digest}'>{run.digest[:12]}</code>" if run.digest else "open"
         also = f" ({', '.join(run.also)})" if run.also else ""
         yield (
-            f"<tr id=run{run.run_id}><td>{run.run_id}<td class=t>{_time(run.started_at)}<td>{escape(run.trigger + also)}"
-            f"<td>{escape(run.requested_by)}<td class=n>{run.campaigns:,}{numbers}"
+            f"<tr id=run{run.run_id}><td>{run.run_id}<td class=t>{_time(run.started_at)}"
+            f"<td>{escape(run.trigger + also)}<td>{escape(run.requested_by)}<td class=n>{run.campaigns:,}{numbers}"
             f"<td class=n>{run.count_ms:.1f} ms<td>{digest}"
         )
     yield "</table></div>"
@@ -282,6 +283,7 @@ th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);ve
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.t{white-space:nowrap}
 .zero{color:var(--soft)}
-table code{overflow-wrap:normal}td.drift{color:var(--drift);font-weight:600}td.inconclusive{color:var(--inconclusive)}td.baseline{color:var(--baseline)}
+table code{overflow-wrap:normal}
+td.drift{color:var(--drift);font-weight:600}td.inconclusive{color:var(--inconclusive)}td.baseline{color:var(--baseline)}
 @media print{:root{color-scheme:light}main{max-width:none}.scroll{overflow:visible}}
 """
