@@ -112,6 +112,7 @@ class Shape:
         self.names = Names(db.name)
         self.cluster = Cluster.of(self.settings)
         self.roles: list[Role] = []
+        self._asked = 0.0
 
     def prepare(self) -> Shape:
         prepared(self.db)
@@ -139,20 +140,19 @@ class Shape:
     # ---- waiting ------------------------------------------------------------------------------------------------
 
     def until_based(self, timeout: float = 40) -> None:
-        """All partitions rest on a recount; asked for again and again, as the reconciler does."""
-        asked = 0.0
+        """All partitions rest on a recount."""
+        eventually(self.based, timeout, every=0.1)
 
-        def based() -> bool:
-            nonlocal asked
-            rows = self.db.execute("SELECT based FROM sentstream.watermarks")
-            if len(rows) == self.settings.kafka_partitions and all(row[0] for row in rows):
-                return True
-            if rows and time.monotonic() - asked > 1:
-                asked = time.monotonic()
-                self.recount()
-            return False
-
-        eventually(based, timeout, every=0.1)
+    def based(self) -> bool:
+        """Whether all partitions rest on a recount; as long as they don't, one is asked for every second, as the
+        reconciler does."""
+        rows = self.db.execute("SELECT based FROM sentstream.watermarks")
+        if len(rows) == self.settings.kafka_partitions and all(row[0] for row in rows):
+            return True
+        if rows and time.monotonic() - self._asked > 1:
+            self._asked = time.monotonic()
+            self.recount()
+        return False
 
     def recount(self, **values: Any) -> Any:
         with self.db.connect() as connection:
@@ -162,6 +162,7 @@ class Shape:
         """Counts and counters show the truth, all partitions are based."""
 
         def right() -> bool:
+            assert self.based()
             expected = truth(self.db)
             found = {
                 row[0]: tuple(row[1:6])
@@ -174,10 +175,9 @@ class Shape:
             shown = dict(self.db.execute("SELECT id, sent FROM campaigns"))
             gone = dict(self.db.execute("SELECT campaign_id, removed FROM sentstream.progress"))
             assert found == expected
-            for campaign, counts in expected.items():
-                assert shown[campaign] == counts[2] + gone[campaign]
-                assert removed or gone[campaign] == 0
-            assert all(row[0] for row in self.db.execute("SELECT based FROM sentstream.watermarks"))
+            wanted = {campaign: counts[2] + gone[campaign] for campaign, counts in expected.items()}
+            assert {campaign: shown[campaign] for campaign in wanted} == wanted
+            assert removed or not any(gone.values()), gone
             return True
 
         eventually(right, timeout, every=0.05)

@@ -9,10 +9,11 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 from kafka import TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.kafka.codec import encode
 from connectors.kafka.schemas import TOPICS, schema
-from connectors.kafka.topics import plan, resolved
+from connectors.kafka.topics import create, plan, resolved
 from stream.core.entries import Move
 from stream.core.status import NEW, SENT
 from tests.kafka.batches import move_batch
@@ -122,14 +123,8 @@ def test_a_poisonous_record_is_reported_and_its_partition_counted_anew(shape: Sh
     offset = shape.put(POISON[name], partition=1)
     said = f"{shape.names.changes}, partition 1, offset {offset}"
     eventually(lambda: said in worker.said, 20)
-    eventually(
-        lambda: (
-            not shape.db.value("SELECT based FROM sentstream.watermarks WHERE partition = 1")
-            or shape.db.value("SELECT count(*) FROM sentstream.answers") > 4 * 1
-        ),
-        20,
-    )
-    assert shape.db.execute("SELECT partition FROM sentstream.watermarks WHERE NOT based") == [(1,)]
+    unbased = "SELECT partition FROM sentstream.watermarks WHERE NOT based"
+    eventually(lambda: shape.db.execute(unbased) == [(1,)], 20)
     add_rows(shape.db, 1, "sent", 5)
     run = shape.recount()
     assert shape.verdicts_of(run.run_id)["drift"] == 0
@@ -170,8 +165,6 @@ def test_topics_made_anew_are_counted_anew(shape: Shape) -> None:
     names = [topic.name for topic in plan(shape.settings)]
     admin.delete_topics(names)
     eventually(lambda: not set(names) & set(admin.list_topics()), 20)
-    from connectors.kafka.topics import create
-
     create(admin, resolved(plan(shape.settings), 1))
     admin.close()
     reader.again()
@@ -187,7 +180,10 @@ def test_a_changelog_that_lost_its_tail_changes_nothing(shape: Shape) -> None:
     worker = shape.roles[1]
     worker.stop()
     admin = shape.cluster.admin()
+    # a broker deletes records of a topic only while it is not compacted
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, shape.names.progress, {"cleanup.policy": "delete"})])
     admin.delete_records({TopicPartition(shape.names.progress, number): -1 for number in range(4)})
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, shape.names.progress, {"cleanup.policy": "compact"})])
     admin.close()
     before = shape.db.execute("SELECT * FROM sentstream.progress ORDER BY campaign_id")
     worker.again()
