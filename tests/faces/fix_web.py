@@ -43,16 +43,18 @@ class Site:
     child: subprocess.Popen[str]
     url: str = ""
     lines: list[str] = field(default_factory=list)
+    # one for all calls: making one costs more than the call
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(verify=False, timeout=20))
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10, **more)
+        return self.client.get(self.url + path, **more)
 
     def post(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=20, **more)
+        return self.client.post(self.url + path, **more)
 
     def campaign(self, number: int) -> dict[str, Any]:
         """Its progress; an AssertionError where there is none (yet)."""
@@ -64,7 +66,8 @@ class Site:
     @contextmanager
     def events(self, path: str = "/api/events", **more: Any) -> Iterator[Events]:
         """An open event stream."""
-        with httpx.stream("GET", self.url + path, timeout=httpx.Timeout(10, read=40), **more) as response:
+        patience = httpx.Timeout(20, read=60)
+        with self.client.stream("GET", self.url + path, timeout=patience, **more) as response:
             assert response.status_code == 200, response.read()
             yield Events(response)
 
@@ -136,6 +139,7 @@ def site(*words: str, database: Database, **env: str) -> Iterator[Site]:
                 child.kill()
                 child.wait()
         reader.join(5)
+        found.client.close()
         for pipe in (child.stdout, child.stderr):
             if pipe is not None:
                 pipe.close()
