@@ -7,24 +7,34 @@ that is not as ``setup`` leaves it, a message that can't be decoded) ends the pr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
 
 import psycopg
+from prometheus_client.core import Metric
 
 from stream import failpoints
 from stream.config import Settings
 from stream.core.errors import FencedError, SentstreamError, UnreachableError
 from stream.core.feed import Flushes, Inbox
 from stream.core.pace import Backoff
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.metrics.observed import Flushes as FlushFigures
+from stream.metrics.states import EmbeddedState, embedded_families, embedded_health
 from stream.session import Session, SessionOptions
 from stream.signals import until_signalled
 from stream.wal import wal_options
 
 log = logging.getLogger("sentstream.run")
+
+#: seconds without a round after which only a restart helps; the server may be silent for two minutes while it decodes
+STUCK: Final = 180.0
 
 
 class Embedded:
@@ -42,6 +52,8 @@ class Embedded:
         self._on_status = on_status
         self._on_unbased = on_unbased
         self.stop = threading.Event()
+        self.state = EmbeddedState()
+        self.figures = FlushFigures()
         self.session: Session | None = None
         self.sessions = 0
 
@@ -64,17 +76,23 @@ class Embedded:
             backoff = Backoff(backoff.first, backoff.most) if time.monotonic() - began > 30 else backoff
             backoff = backoff.failed()
             log.info("connecting again in %.1f s", backoff.pause)
+            self.state.round_at = time.monotonic()
             self.stop.wait(backoff.pause)
 
     def _session(self) -> Session:
         settings = self._settings()
+        wal = wal_options(settings)
+        if self.session is not None and not self.session.caught_up:
+            wal = replace(wal, catchup=0)  # reading by SQL failed: the walsender does it as well
         options = SessionOptions(
-            wal_options(settings),
+            wal,
             settings.removed,
             settings.write_back,
             lambda: self._settings().flush_interval,
         )
-        return Session(options, self._feed, self.stop, self._on_status, self._on_unbased)
+        return Session(
+            options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.figures
+        )
 
     def written(self) -> int:
         """The LSN up to which counts are written, by this session."""
@@ -90,7 +108,8 @@ def _unreachable(error: Exception) -> SentstreamError:
 def _plain(error: Exception) -> str:
     """One line, with what to do where the server told us what is wrong."""
     if isinstance(error, psycopg.errors.DiskFull):
-        return f"the server's disk is full ({error.diag.message_primary}): free space there; nothing is confirmed until then"
+        said = error.diag.message_primary
+        return f"the server's disk is full ({said}): free space there; nothing is confirmed until then"
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return "the server is read-only now (a standby?): DATABASE_URL must lead to the primary"
     return " ".join(str(error).split()) or type(error).__name__
@@ -100,11 +119,13 @@ def run(
     settings: Settings,
     once: bool = False,
     reload: Callable[[], Settings] | None = None,
-    serve: Callable[[Settings, Inbox], Any] | None = None,
+    serve: Callable[[Settings, Inbox, Callable[[], bytes]], Any] | None = None,
+    watch: Callable[[Settings], Any] | None = None,
 ) -> int:
     """Run until SIGTERM or Ctrl-C, then flush, confirm and return 0. With ``once``: catch up, flush, recount, and
     return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings.
-    ``serve``: starts the HTTP face beside it and returns what its ``stop()`` ends, or None."""
+    ``serve``: starts the HTTP face beside it, with our part of `/metrics`; what its ``stop()`` ends, or None.
+    ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here)."""
     current = settings
     failpoints.arm(getattr(settings, "failpoints", ""))
 
@@ -120,6 +141,14 @@ def run(
     reconciler = Reconciler(now)
     embedded = Embedded(now, inbox, reconciler.saw_status, reconciler.saw_unbased)
 
+    def families() -> Iterator[Metric]:
+        yield from embedded_families(embedded.state)
+        yield from embedded.figures.families()
+        yield from reconciler.figures.families()
+
+    page = Page(families)
+    page.add_process()
+
     def on_hup(_signal: int, _frame: Any) -> None:
         nonlocal current
         if reload is not None:
@@ -132,16 +161,36 @@ def run(
     with until_signalled(embedded.stop, on_hup):
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
-        server = serve(settings, inbox) if serve is not None else None
+        server = serve(settings, inbox, page.text) if serve is not None else None
+        shown = _show(settings, page, embedded, watch)
         try:
             embedded.run()
         finally:
+            shown.close()
             embedded.stop.set()
             helper.join(timeout=10)
             if server is not None:
                 server.stop()
     log.info("flushed and confirmed up to %s; bye", embedded.session.written if embedded.session else "nothing")
     return 0
+
+
+def _show(
+    settings: Settings, page: Page, embedded: Embedded, watch: Callable[[Settings], Any] | None
+) -> contextlib.ExitStack:
+    """METRICS_LISTEN: our page, and what is true; closed at the end."""
+    ending = contextlib.ExitStack()
+    if settings.metrics_address is None:
+        return ending
+    whole = Page(page.families)
+    if watch is not None:
+        looking = watch(settings)
+        whole.add(looking.view.families)
+        looking.start()
+        ending.callback(looking.stop)
+    limit = max(STUCK, settings.stall_restart)
+    ending.enter_context(endpoint.Endpoint(settings, whole.text, lambda: embedded_health(embedded.state, limit)))
+    return ending
 
 
 def _once(now: Callable[[], Settings], inbox: Inbox) -> int:

@@ -14,8 +14,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 import psycopg
 
@@ -33,12 +34,17 @@ from stream.core.position import Position, lsn_text
 from stream.epochs import Settled, settle
 from stream.failpoints import at
 from stream.liveness import Watchdog, end_with, restart
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.metrics.kafka_roles import reader_families, reader_health
 from stream.settings import Settings
 from stream.signals import until_signalled
 from stream.wal import Opened, WalOptions, WalReader, wal_options
 
 log = logging.getLogger("sentstream.reader")
 
+#: seconds without a round after which only a restart helps; the server may be silent for two minutes while it decodes
+STUCK: Final = 180.0
 #: seconds that a stop waits for acknowledgements; what comes later is sent again by the next reader
 _LAST_WAIT = 10.0
 
@@ -69,6 +75,8 @@ class ReaderState:
     began_at: float = 0.0
     moved_at: float = 0.0
     waiting_for_slot: bool = False
+    #: false while, or if the last session ended while, a backlog was read by SQL
+    caught_up: bool = True
 
 
 class ReaderSession:
@@ -140,7 +148,7 @@ class ReaderSession:
         batcher = Batcher(epoch, begin, options.partitions, partial(partition_of, partitions=options.partitions))
         cut_at = ticked_at = time.monotonic()
         end, as_of = begin, 0
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or reader.finished):
             publisher.poll()
             self._confirm(publisher)
             self._progress()
@@ -151,6 +159,7 @@ class ReaderSession:
             now = time.monotonic()
             wait = max(0.0, (cut_at + CUT if batcher.waiting else ticked_at + TICK) - now)
             read = reader.read(min(wait, 0.25) if publisher.idle else min(wait, 0.02))
+            state.caught_up = not reader.catching_up or reader.finished
             batches = batcher.add(read.transactions)
             state.entries += sum(len(transaction.entries) for transaction in read.transactions)
             if not reader.in_transaction:
@@ -209,7 +218,11 @@ class Reader:
             try:
                 if not tried:
                     require(ensure(settings, create_missing=False))
-                ReaderSession(options_of(settings), self.stop, self.state, self._went_round).run()
+                options = options_of(settings)
+                if not self.state.caught_up:  # reading by SQL failed: the walsender does it as well
+                    options = replace(options, wal=replace(options.wal, catchup=0))
+                self.state.caught_up = True
+                ReaderSession(options, self.stop, self.state, self._went_round).run()
                 continue
             except (FencedError, PublishError) as error:
                 log.warning("%s", error)
@@ -251,6 +264,13 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
             except SentstreamError as error:
                 log.error("settings were not read again: %s", error)
 
+    page = Page(lambda: reader_families(reader.state, stalls))
+    page.add_process()
+    shown = endpoint.start(
+        settings,
+        page.text,
+        lambda: reader_health(reader.state, reader.round_at, max(STUCK, current.stall_restart)),
+    )
     if parent:
         end_with(parent, reader.stop.set)
     watchdog = Watchdog(
@@ -262,5 +282,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
             reader.run()
         finally:
             watchdog.stop()
+            if shown is not None:
+                shown.close()
     log.info("acknowledged and confirmed up to %s; bye", lsn_text(reader.state.confirmed))
     return 0

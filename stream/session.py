@@ -18,27 +18,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from psycopg import errors as pg
 
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store, timestamp
 from stream.core.batch import Batcher
-from stream.core.epoch import next_epoch, reason_for_new_epoch
-from stream.core.errors import FencedError, PreconditionError
+from stream.core.entries import Transaction
+from stream.core.errors import FencedError
 from stream.core.feed import Flushed, Flushes, of_flush, of_progress
 from stream.core.flushing import Flush
-from stream.core.fold import FOLD_VERSION
-from stream.core.pace import Backoff, FlushPace, Waiting
+from stream.core.pace import FlushPace, Waiting
 from stream.core.partition import Outcome, Partition, Policy
 from stream.core.position import Position, lsn_text
 from stream.core.verdict import NEW_EPOCH
+from stream.epochs import settle
 from stream.failpoints import at
+from stream.metrics.observed import Flushes as FlushFigures
+from stream.metrics.states import EmbeddedState
 from stream.wal import Opened, WalOptions, WalReader
+from stream.writing import write
 
 log = logging.getLogger("sentstream.session")
 
-#: errors that leave nothing written: the same flush is tried again
-_AGAIN = (pg.SerializationFailure, pg.DeadlockDetected, pg.LockNotAvailable, pg.QueryCanceled)
 _READ_WAIT = 0.25
 #: a process that is stopped in the middle of a flush holds the locks of it no longer than this
 _SESSION = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "5s"}
@@ -68,9 +68,13 @@ class Session:
         stop: threading.Event,
         on_status: Callable[[int, str, str], None] = lambda *_: None,
         on_unbased: Callable[[], None] = lambda: None,
+        state: EmbeddedState | None = None,
+        figures: FlushFigures | None = None,
     ) -> None:
         self._options = options
         self._feed = feed
+        self._state = EmbeddedState() if state is None else state
+        self._figures = FlushFigures() if figures is None else figures
         self._stop = stop
         self._on_status = on_status
         self._on_unbased = on_unbased
@@ -85,8 +89,9 @@ class Session:
         self.opened_at: int | None = None
         #: the position last written
         self.written = Position(0)
+        #: false while, or if it ended while, a backlog was read by SQL
+        self.caught_up = True
         self.flushes = 0
-        self.retries = 0
 
     def run(self) -> None:
         try:
@@ -100,6 +105,7 @@ class Session:
                 try:
                     self._read_loop(opened)
                 finally:
+                    self._state.connected = False
                     self._ended.set()
                     self._work.set()
                     flusher.join(timeout=30)
@@ -111,14 +117,9 @@ class Session:
     # ---- beginning ----------------------------------------------------------------------------------------------
 
     def _load(self, connection: psycopg.Connection[Any], opened: Opened) -> None:
-        store, because = self._store, None
-        known = store.watermarks(connection)
-        reason = reason_for_new_epoch(known, opened.server, 1, FOLD_VERSION)
-        if reason is not None:
-            epoch = next_epoch(known, int(time.time() * 1000))
-            store.begin_epoch(connection, known, epoch, 1, _one, opened.begin, opened.server, FOLD_VERSION)
-            log.info("epoch %d begins at %s: %s", epoch, lsn_text(opened.begin), reason)
-            because = NEW_EPOCH if known else None
+        store = self._store
+        settled = settle(store, connection, opened.server, opened.begin, 1, _one)
+        because = NEW_EPOCH if settled.began and not settled.first else None
         loaded = store.load(connection, 0, _one)
         self._partition.load(loaded, because)
         self.written = loaded.position
@@ -129,6 +130,8 @@ class Session:
                 lsn_text(loaded.position.lsn),
             )
         self.opened_at = opened.server.wal_end
+        self._state.sessions += 1
+        self._state.connected = True
         self._tell_all(loaded.as_of)
         log.info(
             "reading from %s in epoch %d, %s of WAL behind; %d campaigns loaded, written up to %s, %s",
@@ -153,9 +156,11 @@ class Session:
         reader, partition = self._reader, self._partition
         batcher = Batcher(partition.epoch, Position(opened.begin))
         told_unbased = False
-        while not self._stop.is_set() and not self._ended.is_set():
+        while not (self._stop.is_set() or self._ended.is_set() or reader.finished):
             read = reader.read(_READ_WAIT)
+            self.caught_up = not reader.catching_up or reader.finished
             batches = batcher.add(read.transactions)
+            self._saw(read.transactions, len(batches))
             if not reader.in_transaction or read.transactions:
                 batches += batcher.cut(None if reader.in_transaction else Position(read.end), read.as_of)
             if not batches:
@@ -175,6 +180,14 @@ class Session:
             told_unbased = unbased
             for change in changes:
                 self._on_status(*change)
+
+    def _saw(self, transactions: list[Transaction], batches: int) -> None:
+        """For metrics and health."""
+        state = self._state
+        state.round_at = time.monotonic()
+        state.behind = self._reader.behind
+        state.entries += sum(len(transaction.entries) for transaction in transactions)
+        state.batches += batches
 
     # ---- flushing -----------------------------------------------------------------------------------------------
 
@@ -207,29 +220,19 @@ class Session:
         return Waiting(partition.dirty, partition.position != self.written, partition.due_at(), self._reader.behind)
 
     def _flush(self, connection: psycopg.Connection[Any]) -> None:
+        began = time.monotonic()
         with self._lock:
-            flush = self._partition.take(time.monotonic())
-        backoff = Backoff(first=0.05, most=2.0)
-        while True:
-            try:
-                result = self._store.flush(connection, flush)
-                break
-            except _AGAIN as error:
-                if self._ended.is_set() and backoff.failures > 5:
-                    raise
-                self.retries += 1
-                backoff = backoff.failed()
-                log.warning("a flush is tried again: %s", str(error).strip().splitlines()[0])
-                time.sleep(backoff.pause)
-            except pg.InsufficientPrivilege as error:
-                raise PreconditionError(
-                    f"this role may not write what it counts: {error.diag.message_primary}.",
-                    "Run `sentstream setup --part owner --role NAME` as the owner, or set WRITE_BACK=false.",
-                ) from error
+            flush = self._partition.take(began)
+        (result,) = write(self._store, connection, [flush], self._figures.saw_retry)
+        if result is None:
+            self._figures.saw_fence()
+            raise FencedError("the watermark was moved by somebody else.", "The partition is loaded again.")
         with self._lock:
             self._partition.flushed(flush, result, time.monotonic())
         self.written = flush.position
         self.flushes += 1
+        self._figures.saw(time.monotonic() - began, len(flush.rows))
+        self._state.confirmed = flush.position.lsn
         at("before_confirm")
         self._reader.confirm(flush.position.lsn)
         at("after_confirm")

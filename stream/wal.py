@@ -18,6 +18,7 @@ from typing import Any, Final
 import psycopg
 
 from connectors.postgres import slot as slots
+from connectors.postgres.catchup import Catchup
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import PublicationMissingError, SlotBusyError, Walsender
 from connectors.postgres.setup.conformance import check
@@ -42,7 +43,8 @@ _CONFIRM_EVERY: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class WalOptions:
-    """``memory``: seconds that a recount may last; what is younger than that is remembered for its alignment."""
+    """``memory``: seconds that a recount may last; what is younger than that is remembered for its alignment.
+    ``catchup``: bytes of WAL behind which a permanent slot is read by SQL first; 0: never."""
 
     database_url: str
     slot: str = "sentstream"
@@ -50,6 +52,7 @@ class WalOptions:
     mailer_schema: str = "public"
     temporary: bool = False
     memory: float = 300.0
+    catchup: int = 0
 
 
 def wal_options(settings: Settings) -> WalOptions:
@@ -61,6 +64,7 @@ def wal_options(settings: Settings) -> WalOptions:
         settings.mailer_schema,
         settings.slot_kind == "temporary",
         settings.recount_timeout + settings.recount_lock_timeout,
+        settings.catchup_threshold,
     )
 
 
@@ -89,7 +93,7 @@ class WalReader:
         self._options = options
         self._fold = Fold(Tables(options.mailer_schema))
         self._control: psycopg.Connection[Any] | None = None
-        self._walsender: Walsender | None = None
+        self._source: Walsender | Catchup | None = None
         self._alignment: Alignment | None = None
         self._watch: _Watch | None = None
         self._wal_end = 0
@@ -101,6 +105,16 @@ class WalReader:
     def behind(self) -> int:
         """Bytes of WAL not read yet, by the server's last word."""
         return max(0, self._wal_end - self._received)
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether the backlog is read by SQL."""
+        return isinstance(self._source, Catchup)
+
+    @property
+    def finished(self) -> bool:
+        """Whether this reader has done what it can: after a backlog was read by SQL, the next one reads live."""
+        return self._source is not None and self._source.finished
 
     @property
     def in_transaction(self) -> bool:
@@ -117,24 +131,23 @@ class WalReader:
         options = self._options
         control = self._control = connect(options.database_url, "control", settings={"statement_timeout": "30s"})
         conform(control, options)
-        walsender = self._walsender = Walsender(connect_replication(options.database_url))
+        walsender = self._source = Walsender(connect_replication(options.database_url))
         system = walsender.identify()
-        if not self._take_slot(control, walsender, stop):
+        begin = self._take_slot(control, walsender, stop)
+        if begin is None:
             return None
-        taken = slots.find(control, options.slot)
-        if taken is None:
-            raise UnreachableError(f"the slot {options.slot} vanished as it was taken.")
         drawn = slots.draw_xid(control)
         self._alignment = Alignment(drawn, slots.snapshot(control))
         clock = slots.clock(control)
-        self._received = self._confirmed = self._told = taken.confirmed
+        self._received = self._confirmed = self._told = begin
         self._wal_end = clock.wal_end
         self._heard_at = time.monotonic()
         self._watch = _Watch(control, options)
         self._watch.start()
-        return Opened(taken.confirmed, Server(system.identifier, system.timeline, clock.wal_end))
+        return Opened(begin, Server(system.identifier, system.timeline, clock.wal_end))
 
-    def _take_slot(self, control: psycopg.Connection[Any], walsender: Walsender, stop: threading.Event) -> bool:
+    def _take_slot(self, control: psycopg.Connection[Any], walsender: Walsender, stop: threading.Event) -> int | None:
+        """The slot's confirmed LSN, once it is ours; None where ``stop`` was set before."""
         options, told = self._options, 0.0
         while not stop.is_set():
             holder = self._holder(control)
@@ -146,15 +159,42 @@ class WalReader:
                         _, done = slots.ensure(control, options.slot)
                         if done:
                             log.warning("%s; counts start from a new baseline", done)
+                    begin = self._begin_catchup(control)
+                    if begin is not None:
+                        walsender.close()
+                        return begin
                     walsender.start(options.slot, options.publication)
-                    return True
+                    taken = slots.find(control, options.slot)
+                    if taken is None:
+                        raise UnreachableError(f"the slot {options.slot} vanished as it was taken.")
+                    return taken.confirmed
                 except SlotBusyError as error:
                     holder = str(error)
             if time.monotonic() - told > 60:
                 told = time.monotonic()
                 log.info("waiting for the slot %s: %s", options.slot, holder)
             stop.wait(0.5)
-        return False
+        return None
+
+    def _begin_catchup(self, control: psycopg.Connection[Any]) -> int | None:
+        """Read the backlog by SQL first, where the slot is far behind: the copy's confirmed LSN, else None."""
+        options = self._options
+        slot = slots.find(control, options.slot)
+        if not options.catchup or options.temporary or slot is None:
+            return None
+        behind = slots.clock(control).wal_end - slot.confirmed
+        if behind < options.catchup:
+            return None
+        source = Catchup(connect(options.database_url, "catchup"), options.slot, options.publication)
+        try:
+            begin = source.begin()
+        except psycopg.Error as error:  # no slot left, or no right to copy: the walsender does it as well
+            log.info("the backlog is read by the walsender: %s", str(error).strip().splitlines()[0])
+            source.close()
+            return None
+        log.info("%.0f MB of WAL behind: catching up by SQL", behind / 1e6)
+        self._source = source
+        return begin
 
     def _holder(self, control: psycopg.Connection[Any]) -> str | None:
         slot = slots.find(control, self._options.slot)
@@ -180,12 +220,12 @@ class WalReader:
 
     def read(self, wait: float) -> Read:
         """What arrives within ``wait`` seconds; also keeps the server told (feedback) and asked (its position)."""
-        walsender, alignment, watch, fold = self._walsender, self._alignment, self._watch, self._fold
-        assert walsender is not None
+        source, alignment, watch, fold = self._source, self._alignment, self._watch, self._fold
+        assert source is not None
         assert alignment is not None
         assert watch is not None
         try:
-            gulp = walsender.gulp(wait)
+            gulp = source.gulp(wait)
         except PublicationMissingError as error:
             self._past_the_publication(error)
             raise
@@ -197,7 +237,7 @@ class WalReader:
             at("after_fold")
         if gulp.block or gulp.wal_end:
             self._heard_at = now
-        elif now - self._heard_at > SILENCE:
+        elif now - self._heard_at > SILENCE and not self.catching_up:
             raise psycopg.OperationalError(f"the server has said nothing for {SILENCE:.0f} seconds")
         if fold.end > self._received:
             self._received = fold.end
@@ -208,15 +248,15 @@ class WalReader:
         if self._mark is not None and self._received >= self._mark.wal_end and not fold.open:
             as_of = max(as_of, self._mark.time)
             self._mark = None
-        self._tell(walsender, now, gulp.wants_reply)
+        self._tell(source, now, gulp.wants_reply)
         return Read(transactions, self._received, as_of)
 
     def _past_the_publication(self, error: PublicationMissingError) -> None:
         """The publication was made anew, and the slot stands before that: it can only be given up and made anew as
         well, which the gap rule then cures. Where there still is no publication, that is the error."""
         options = self._options
-        assert self._walsender is not None
-        self._walsender.close()
+        assert self._source is not None
+        self._source.close()
         with connect(options.database_url, "control") as connection:
             conform(connection, options)
             if not options.temporary:
@@ -236,25 +276,25 @@ class WalReader:
         if seen is not None:
             alignment.forget(seen)
 
-    def _tell(self, walsender: Walsender, now: float, wants_reply: bool) -> None:
+    def _tell(self, source: Walsender | Catchup, now: float, wants_reply: bool) -> None:
         ask = self._mark is not None and now - self._asked_at >= TICK / 4
         since = now - self._fed_at
         if not (
             ask or wants_reply or since >= _FEEDBACK_EVERY or (self._confirmed > self._told and since >= _CONFIRM_EVERY)
         ):
             return
-        walsender.feedback(self._received, self._confirmed, ask=ask)
+        source.feedback(self._received, self._confirmed, ask=ask)
         self._told, self._fed_at = self._confirmed, now
         if ask:
             self._asked_at = now
 
     def tell(self) -> None:
         """Keep the server told without reading on: for whoever has no room for more. Raises what the watch found."""
-        assert self._walsender is not None
+        assert self._source is not None
         assert self._watch is not None
         if self._watch.failure is not None:
             raise self._watch.failure
-        self._tell(self._walsender, time.monotonic(), False)
+        self._tell(self._source, time.monotonic(), False)
 
     def confirm(self, lsn: int) -> None:
         """All below ``lsn`` is durable; the next feedback tells the server. May be called from another thread."""
@@ -265,10 +305,10 @@ class WalReader:
         if self._watch is not None:
             self._watch.stop()
         try:
-            if self._walsender is not None:
+            if self._source is not None:
                 if self._confirmed > self._told:
-                    self._walsender.feedback(self._received, self._confirmed)
-                self._walsender.close()
+                    self._source.feedback(self._received, self._confirmed)
+                self._source.close()
         except psycopg.Error as error:
             log.debug("closing the replication connection: %s", error)
         if self._control is not None:

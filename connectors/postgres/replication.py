@@ -64,6 +64,9 @@ class SlotBusyError(UnreachableError):
 class Walsender:
     """A replication connection (``replication=database``), from START_REPLICATION to its end."""
 
+    #: a walsender goes on until it is left
+    finished = False
+
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._pg = connection.pgconn
@@ -122,14 +125,14 @@ class Walsender:
         size, gulp = self._take()
         if size:  # left over in libpq's buffer
             return gulp
-        if not _readable(pg.socket, wait):
+        if not readable(pg.socket, wait):
             return NOTHING
         time.sleep(_FILL_FAST if self._fast else _FILL)
         taken = 0
         while taken < _GULP:
             pg.consume_input()
             taken += 16 << 10
-            if not _readable(pg.socket, 0):
+            if not readable(pg.socket, 0):
                 break
         size, gulp = self._take()
         self._fast = size > 64
@@ -183,7 +186,8 @@ class Walsender:
         self._connection.close()
 
 
-def _readable(fd: int, wait: float) -> bool:
+def readable(fd: int, wait: float) -> bool:
+    """Whether there is something to read within ``wait`` seconds."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(max(0, int(wait * 1000))))
