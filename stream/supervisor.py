@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from connectors.kafka.topics import ensure, require
 from stream.config import to_environment
 from stream.core.errors import SentstreamError
 from stream.core.pace import Backoff
@@ -158,6 +159,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None) -> int
     """Run the Kafka shape until SIGTERM or Ctrl-C; 0, or the exit code of the role that could not go on."""
     settings.require_database()
     settings.require_kafka()
+    require(ensure(settings))
     supervisor = Supervisor(settings)
 
     def on_hup(_signal: int, _frame: object) -> None:

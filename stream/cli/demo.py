@@ -151,6 +151,10 @@ def _prepare(server: PrivateServer, settings: Settings) -> None:
         session.execute(schema_sql().encode())
         lay_history(session)  # a campaign that was sent and shows 0: what the first recount finds
         set_up(session, Wanted(slot=settings.slot_name, publication=settings.publication))
+    if settings.kafka:
+        from connectors.kafka.topics import ensure, require
+
+        require(ensure(settings))
 
 
 def _broker(call: Call, closing: ExitStack) -> tuple[str, ...]:

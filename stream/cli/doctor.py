@@ -85,5 +85,16 @@ def _postgres(call: Call) -> Iterable[Finding]:
         return examine(conn, wanted, follow=settings.removed == "follow")
 
 
+def _uses_kafka(settings: Settings) -> bool:
+    return settings.kafka
+
+
+def _kafka(call: Call) -> Iterable[Finding]:
+    from connectors.kafka.doctor import examine
+
+    call.settings.require_kafka()
+    return examine(call.settings)
+
+
 #: in the order in which they are printed; each further server adds itself here
-SECTIONS: Final = [Section("PostgreSQL", _uses_postgres, _postgres)]
+SECTIONS: Final = [Section("PostgreSQL", _uses_postgres, _postgres), Section("Kafka", _uses_kafka, _kafka)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_SETTINGS = ("slot_name", "slot_kind", "publication", "mailer_schema", "write_back")
+_SETTINGS = ("slot_name", "slot_kind", "publication", "mailer_schema", "write_back", "kafka_bootstrap_servers")
 _SETUP_EXAMPLES = """Examples:
 
 `sentstream setup`: one role owns the tables and may replicate.
@@ -72,24 +72,44 @@ def setup(
     )
     with call.connect("setup") as conn:
         if check:
-            return _print_missing(call, plan_of(conn, wanted), wanted)
+            return max(_print_missing(call, plan_of(conn, wanted), wanted), _topics(call, make=False, checking=True))
         if dry_run:
             made = plan_of(conn, wanted)
             if call.json:
                 call.print_json(_plan_json(made))
             else:
                 call.out.out(script(made.steps, database=conn.info.dbname), end="")
+                _print_topics(call)
             _print_obstacles(call, made.obstacles)
             return 1 if made.obstacles else 0
         with call.connect("setup watch") as watch, _Teller(call) as tell:
             made = set_up(conn, wanted, watch=watch, on_step=tell.step, on_wait=tell.wait, on_progress=tell.progress)
+    found = 0 if part == "owner" else _topics(call, make=True)
     _print_done(
         call, made, "Everything was in place already.", "Done.", "run `sentstream doctor`, then `sentstream run`"
     )
-    return 0
+    return found
 
 
-@command(app, "teardown", shows=_SETTINGS[:-1], epilog="Example: `sentstream teardown --yes`")
+def _print_topics(call: Call) -> None:
+    """How an administrator makes the topics that are missing; as remarks, for what is printed here is SQL."""
+    if call.settings.kafka:
+        from stream.cli.topics import look
+
+        for difference in look(call, make=False):
+            call.out.out(f"-- {difference.finding}\n--   {difference.fix}\n", end="")
+
+
+def _topics(call: Call, *, make: bool, checking: bool = False) -> int:
+    """Kafka's topics, where Kafka is configured; 1 where something about them keeps sentstream from running."""
+    if not call.settings.kafka:
+        return 0
+    from stream.cli.topics import look, report
+
+    return report(call, look(call, make=make), checking=checking)
+
+
+@command(app, "teardown", shows=_SETTINGS[:-2], epilog="Example: `sentstream teardown --yes`")
 def teardown(
     call: Call,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
