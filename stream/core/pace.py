@@ -39,8 +39,8 @@ class FlushPace:
     def due(self, now: float, waiting: Waiting) -> bool:
         """Whether a flush is due: for changes by the interval, for a watermark alone by the tick."""
         since = now - self.last
-        if waiting.dirty or (waiting.due_at is not None and waiting.due_at <= now):
-            return since >= (max(self.interval, BEHIND_FLUSH) if waiting.behind > FAR_BEHIND else self.interval)
+        if self._changed(now, waiting):
+            return since >= self._interval(waiting)
         return waiting.moved and since >= TICK
 
     def wait(self, now: float, waiting: Waiting) -> float:
@@ -50,12 +50,19 @@ class FlushPace:
         since = now - self.last
         candidates = [TICK]
         if waiting.dirty:
-            candidates.append((max(self.interval, BEHIND_FLUSH) if waiting.behind > FAR_BEHIND else self.interval) - since)
+            candidates.append(self._interval(waiting) - since)
         if waiting.due_at is not None:
-            candidates.append(max(waiting.due_at - now, self.interval - since))
-        if waiting.moved:
+            candidates.append(max(waiting.due_at - now, self._interval(waiting) - since))
+        if waiting.moved and not self._changed(now, waiting):
             candidates.append(TICK - since)
         return max(0.0, min(candidates))
+
+    @staticmethod
+    def _changed(now: float, waiting: Waiting) -> bool:
+        return waiting.dirty or (waiting.due_at is not None and waiting.due_at <= now)
+
+    def _interval(self, waiting: Waiting) -> float:
+        return max(self.interval, BEHIND_FLUSH) if waiting.behind > FAR_BEHIND else self.interval
 
     def flushed(self, now: float) -> FlushPace:
         return replace(self, last=now)
