@@ -11,6 +11,7 @@ import logging
 import queue
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ class Notifier:
         self._timeout = timeout
         self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(ROOM)
         self._stop = threading.Event()
+        self._until = float("inf")
         self._thread: threading.Thread | None = None
         self._opener = urllib.request.build_opener(
             _NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context())
@@ -62,6 +64,7 @@ class Notifier:
 
     def close(self, timeout: float = 2.0) -> None:
         """Give what is waiting one more moment, then end."""
+        self._until = time.monotonic() + timeout
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout)
@@ -74,7 +77,7 @@ class Notifier:
         log.warning("NOTIFY_URL is too slow: news of %s (%s) was dropped", dropped["event"], dropped["at"])
 
     def _run(self) -> None:
-        while True:
+        while time.monotonic() < self._until:
             try:
                 message = self._waiting.get(timeout=0.2)
             except queue.Empty:

@@ -19,6 +19,7 @@ from stream.core.entries import Move
 from stream.core.partition import Outcome
 from stream.core.report import Report, Ruled
 from stream.core.status import QUEUED, SENDING, SENT
+from stream.notify import Notifier
 from stream.reconciler import Reconciler
 from stream.recounting import recount_once
 from tests.fix_postgres import Database
@@ -257,6 +258,64 @@ def test_each_run_is_one_line_in_the_log(db: Database, conn: Connection, caplog:
     assert lines[0].startswith("recount trigger=manual campaigns=1 verified=1 drift=0 ")
     assert f"digest={report.run.digest}" in lines[0]
     assert " ms=" in lines[0]
+
+
+class Told(Notifier):
+    """Keeps news instead of posting it."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: "http://127.0.0.1:1/")
+        self.news: list[tuple[str, Any]] = []
+
+    def tell(self, event: str, words: Any) -> None:
+        self.news.append((event, words))
+
+
+def test_drift_is_told(db: Database, conn: Connection) -> None:
+    add_campaign(db, 1, sent_rows=4)
+    with running(db) as reconciler:
+        told = reconciler._notifier = Told()
+        based(db)
+        quiet(conn)
+        db.execute("UPDATE sentstream.progress SET queue_sent = 1")
+        run = sealed(conn, reconciler.request_now("test").run_id).run
+        eventually(lambda: told.news)
+    ((event, words),) = told.news
+    assert event == "drift"
+    assert (words["run"]["run_id"], words["run"]["digest"]) == (run.run_id, run.digest)
+    assert [(d["campaign_id"], d["cause"]) for d in words["drifts"]] == [(1, "lost_state")]
+
+
+def test_a_stall_and_its_end_are_told_once(db: Database, conn: Connection) -> None:
+    clock = Clock(CLOSING + timedelta(hours=3))
+    settings = settings_for(db)
+    reconciler = Reconciler(lambda: settings, wall=clock.wall, seconds=clock.seconds)
+    told = reconciler._notifier = Told()
+    db.execute(
+        "INSERT INTO sentstream.watermarks (partition, epoch, lsn, based, as_of, system_identifier, timeline)"
+        " VALUES (0, 1, '0/1', true, clock_timestamp() - interval '1 hour', 'x', 1)"
+    )
+    reconciler.look(conn)
+    assert told.news == [], "a stream that is just starting is not stalled"
+    for _ in range(5):
+        clock.advance(20)
+        reconciler.look(conn)
+    assert [event for event, _ in told.news] == ["stall"]
+    assert told.news[0][1]["age_seconds"] > 3600
+    db.execute("UPDATE sentstream.watermarks SET as_of = clock_timestamp()")
+    reconciler.look(conn)
+    reconciler.look(conn)
+    assert [event for event, _ in told.news] == ["stall", "recovery"]
+
+
+def test_retention_is_at_work(db: Database, conn: Connection) -> None:
+    add_campaign(db, 1, sent_rows=4)
+    with running(db):
+        based(db)
+        quiet(conn)
+    with reconciling(db, report_retention=0.001, history_retention=60):
+        eventually(lambda: not db.execute("SELECT 1 FROM sentstream.recounts WHERE pruned_at IS NULL AND run_id = 1"))
+    assert reports.verify(conn).broken is None
 
 
 def test_a_lost_connection_is_opened_again(db: Database, conn: Connection) -> None:
