@@ -1,0 +1,175 @@
+"""`support`: one file for a bug report. Each part stands alone: what can't be read is said in its place.
+
+In it: versions, `config`, `status`, `lag` (a few looks), `doctor`, the last runs with their verdicts. Not in it:
+passwords, tokens, names of campaigns, addresses of subscribers, mails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from stream.cli.call import Call, command, json_text
+from stream.core.errors import SentstreamError
+
+app = typer.Typer()
+
+#: looks at the lag, and seconds between them: a verdict needs some
+LOOKS: Final = 4
+BETWEEN: Final = 1.5
+RUNS: Final = 50
+#: whose versions matter
+PACKAGES: Final = (
+    "sentstream",
+    "psycopg",
+    "faust-streaming",
+    "aiokafka",
+    "kafka-python",
+    "pydantic",
+    "fastapi",
+    "uvicorn",
+)
+
+_README = """What `sentstream support` found. Look through it before you hand it on.
+
+versions.json  program, Python, packages, machine
+config.json    settings and where each comes from; secrets masked
+status.json    roles, positions, slot, last flush
+lag.json       looks at slot, flush and topics, some seconds apart
+doctor.json    every precondition
+runs.json      the last recounts with what they found
+errors.json    what could not be read, and why
+"""
+
+
+@command(
+    app,
+    "support",
+    epilog="Example: `sentstream support --output bundle.zip`; `sentstream support --json | jq .errors`",
+)
+def support(
+    call: Call,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: sentstream-support-TIME.zip here.")
+    ] = None,
+) -> int:
+    """One file for a bug report: versions, config, status, lag, doctor, the last runs. Secrets are masked."""
+    now = datetime.now(timezone.utc)
+    parts, errors = _collect(call)
+    parts["errors"] = errors
+    texts = {name: _masked(call, json_text(part)) for name, part in parts.items()}
+    if call.json:
+        call.out.out("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}")
+        return 0
+    path = output or Path(f"sentstream-support-{now:%Y%m%d-%H%M%S}.zip")
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("README.txt", _README)
+            for name, text in texts.items():
+                bundle.writestr(f"{name}.json", text + "\n")
+    except OSError as error:
+        raise SentstreamError(f"{path} can't be written: {error.strerror}.", "Name another file: --output.") from error
+    call.out.print(f"Written: {path}. Secrets are masked; look through it before you hand it on.", soft_wrap=True)
+    for name, words in errors.items():
+        call.err.print(f"{name} could not be read: {words}", style="yellow", soft_wrap=True)
+    return 0
+
+
+def _collect(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
+    errors: dict[str, str] = {}
+    parts: dict[str, Any] = {}
+    readers: Mapping[str, Callable[[Call], Any]] = {
+        "versions": lambda _: _versions(),
+        "config": _config,
+        "status": _status,
+        "lag": _lag,
+        "doctor": _doctor,
+        "runs": _runs,
+    }
+    for name, read in readers.items():
+        try:
+            parts[name] = read(call)
+        except Exception as error:  # the bundle is made for a system that is broken
+            parts[name] = None
+            errors[name] = " ".join(f"{type(error).__name__}: {error}".split())
+    return parts, errors
+
+
+def _masked(call: Call, text: str) -> str:
+    """Whatever part it stands in: no password, and no word that a setting keeps secret."""
+    from stream.settings_values import mask_secrets
+
+    with contextlib.suppress(SentstreamError):  # wrong settings are in errors.json
+        for word in sorted(call.settings.secrets(), key=len, reverse=True):
+            if len(word) >= 3:
+                text = text.replace(json_text(word)[1:-1], "***")
+    return mask_secrets(text)
+
+
+def _versions() -> dict[str, Any]:
+    def installed() -> Iterator[tuple[str, str]]:
+        for name in PACKAGES:
+            with contextlib.suppress(PackageNotFoundError):
+                yield name, version(name)
+
+    return {
+        "packages": dict(installed()),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "made_at": datetime.now(timezone.utc),
+    }
+
+
+def _config(call: Call) -> dict[str, Any]:
+    from stream.config import unknown_variables
+    from stream.settings import setting_names
+
+    settings = call.settings
+    values = {name: {"value": settings.shown(name), "origin": str(settings.origin(name))} for name in setting_names()}
+    return {"settings": values, "file": call.sources.path, "unknown_variables": unknown_variables()}
+
+
+def _status(call: Call) -> dict[str, Any]:
+    from connectors.postgres.status import read_status
+
+    with call.connect("support") as connection:
+        found = read_status(connection, call.settings.slot_name)
+    return {**asdict(found), "alive": found.alive, "healthy": found.healthy}
+
+
+def _lag(call: Call) -> list[Any]:
+    from stream.lag import LagReading
+
+    looks = []
+    with LagReading(call.settings) as reading, call.connect("support") as connection:
+        for number in range(LOOKS):
+            looks.append(reading.look(connection))
+            if number < LOOKS - 1:
+                time.sleep(BETWEEN)
+    return looks
+
+
+def _doctor(call: Call) -> list[Any]:
+    from stream.cli.doctor import SECTIONS
+
+    sections = [section for section in SECTIONS if section.is_used(call.settings)]
+    return [asdict(finding) for section in sections for finding in section.examine(call)]
+
+
+def _runs(call: Call) -> list[Any]:
+    from connectors.postgres.reports import read_reports, read_runs
+
+    with call.connect("support") as connection:
+        runs = read_runs(connection, limit=RUNS)
+        found = read_reports(connection, [run.run_id for run in runs])
+    return [{**report.run.as_json(), "verdicts": [v.as_json() for v in report.verdicts[:200]]} for report in found]
