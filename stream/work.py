@@ -64,6 +64,8 @@ class Work:
         """What there is to do; None where there is nothing, or where it is the database that is waited for."""
         if self._state.database_away_since is not None:
             return None
+        if self._state.pending_bytes:
+            return "records wait to be written"
         for line in self._lag.read():
             if line.partition not in self._state.partitions:
                 continue

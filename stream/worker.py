@@ -316,14 +316,12 @@ class Worker:
             took = await self._newer(state, record)
         if took is Took.SKIPPED:
             took = await self._read_again(state, record)
-        now = time.monotonic()
         if took is Took.SEEN:
             self._acknowledge([record])
             await self._jump(state, record)
         elif took in (Took.APPLIED, Took.GAP, Took.POISON):
             self.state.records += 1
             self.state.entries_bytes += len(record.value)
-            self.state.moved_at = now
             if state.next_offset is not None:
                 self.state.next_offsets[number] = state.next_offset
             if took is Took.GAP:
@@ -467,6 +465,7 @@ class Worker:
                     fenced.append(state)
                 else:
                     self._flushed(state, flush, result)
+            self._pending()
             if fenced:
                 self.state.fenced += len(fenced)
                 self._again(fenced)

@@ -1,0 +1,143 @@
+"""Who holds which partition, and how long they stand still when somebody dies; a broker that goes away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from connectors.kafka.broker import PrivateKafka
+from tests.fix_postgres import Database
+from tests.kafka.shape import Shape, load
+from tests.kafka.test_shape import proved, running
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def flushed_at(shape: Shape) -> dict[int, float]:
+    """When each partition was last flushed, in seconds of the server's clock."""
+    return dict(shape.db.execute("SELECT partition, extract(epoch FROM flushed_at)::float8 FROM sentstream.watermarks"))
+
+
+def partitions_of(shape: Shape, name: str) -> set[int]:
+    """What the static member ``name`` holds, by the broker."""
+    admin = shape.cluster.admin()
+    try:
+        group = admin.describe_groups([shape.names.group])[shape.names.group]
+        return {
+            partition
+            for member in group["members"]
+            if member["group_instance_id"] == f"{shape.db.name}-{name}"
+            for it in (member["member_assignment"] or {}).get("assigned_partitions", ())
+            if it["topic"] == shape.names.changes
+            for partition in it["partitions"]
+        }
+    finally:
+        admin.close()
+
+
+def longest_pause(shape: Shape, partitions: set[int], until: Callable[[], bool], timeout: float = 60) -> float:
+    """The longest time that one of these partitions was not flushed, watched until ``until`` says so."""
+    longest = 0.0
+    last, seen = flushed_at(shape), {partition: time.monotonic() for partition in partitions}
+    deadline = time.monotonic() + timeout
+    while not until():
+        assert time.monotonic() < deadline
+        now, marks = time.monotonic(), flushed_at(shape)
+        for partition in partitions:
+            longest = max(longest, now - seen[partition])
+            if marks[partition] != last[partition]:
+                seen[partition], last[partition] = now, marks[partition]
+        time.sleep(0.05)
+    return longest
+
+
+def test_partitions_of_a_killed_worker_move_within_fifteen_seconds(shape: Shape) -> None:
+    running(shape, workers=2)
+    _, first, _ = shape.roles
+    eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 40, every=0.5)
+    lost = partitions_of(shape, "w0")
+    with load(shape.db, 8):
+        before = flushed_at(shape)
+        first.kill()
+        began = time.monotonic()
+        eventually(
+            lambda: all(
+                at > before[partition] + 2.5 for partition, at in flushed_at(shape).items() if partition in lost
+            ),
+            30,
+        )
+        assert time.monotonic() - began < 15 + 2.5
+    proved(shape)
+
+
+def test_a_worker_restarted_under_its_name_goes_on_and_the_others_are_untouched(shape: Shape) -> None:
+    running(shape, workers=2)
+    _, first, second = shape.roles
+    eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 40, every=0.5)
+    mine, others = partitions_of(shape, "w0"), partitions_of(shape, "w1")
+    assigned = second.said.count("partitions assigned")
+    with load(shape.db, 8):
+        before = flushed_at(shape)
+        first.kill()
+        first.again()
+
+        def back() -> bool:
+            return all(flushed_at(shape)[partition] > before[partition] + 3 for partition in mine)
+
+        longest = longest_pause(shape, others, back)
+    assert partitions_of(shape, "w0") == mine
+    assert second.said.count("partitions assigned") == assigned
+    assert longest < 4
+    proved(shape)
+
+
+def test_a_broker_away_is_waited_for_and_nothing_is_confirmed(
+    make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
+) -> None:
+    """Ten seconds here, a minute in the slow form: the reader's memory stays, the slot holds the log, all goes on."""
+    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    away(shape, private_kafka, 10)
+
+
+@pytest.mark.slow
+def test_a_broker_away_for_a_minute(
+    make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
+) -> None:
+    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    away(shape, private_kafka, 60)
+
+
+def away(shape: Shape, kafka: PrivateKafka, seconds: float) -> None:
+    reader, _ = shape.roles
+    confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+    with load(shape.db, 8, rate=2000) as done:
+        eventually(lambda: done() > 300, 30)
+        kafka.kill()
+        time.sleep(1.5)  # what was acknowledged before is confirmed by now
+        stands, memory = shape.db.value(confirmed, shape.db.slot), reader.memory
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert shape.db.value(confirmed, shape.db.slot) == stands
+            assert reader.memory - memory < 64 << 20
+            time.sleep(0.5)
+        kafka.start()
+        seen = done()
+        eventually(lambda: done() > seen + 500, 60)
+    proved(shape, 120)
+
+
+def test_a_broker_that_is_killed_under_load(
+    make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
+) -> None:
+    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    with load(shape.db, 8) as done:
+        for _ in range(2):
+            seen = done()
+            eventually(lambda seen=seen: done() > seen + 300, 30)
+            kafka = private_kafka
+            kafka.kill()
+            kafka.start()
+    proved(shape, 120)
