@@ -45,15 +45,16 @@ def run(
 
     if once:
         return embedded.run(settings, once=True)
+    from stream.metrics.watch import DatabaseWatch
     from stream.web import server
 
     if not view or call.json or not call.out.is_terminal:
-        return embedded.run(settings, reload=reloading(call), serve=server.start)
+        return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
 
     from stream.cli.watch import Watcher, following
 
     with following(call, Watcher(settings, notes=notes(settings))):
-        return embedded.run(settings, reload=reloading(call), serve=server.start)
+        return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
 
 
 def reloading(call: Call) -> Callable[[], Settings]:
