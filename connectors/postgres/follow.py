@@ -60,8 +60,13 @@ class Follower:
 
     def forget(self) -> None:
         """Look at everything again."""
-        self._marks, self._seen, self._campaigns_seen = (), None, None
-        self._campaigns_at = self._rates_at = float("-inf")
+        self._marks, self._seen = (), None
+        self._rates_at = float("-inf")
+        self.forget_campaigns()
+
+    def forget_campaigns(self) -> None:
+        """Look at all of the mailer's campaigns again."""
+        self._campaigns_seen, self._campaigns_at = None, float("-inf")
 
     def look(self, connection: Connection[Any], at: float) -> Look:
         """What changed since the look before. ``at``: seconds of any clock that goes on."""

@@ -229,6 +229,7 @@ class ChangeLog:
         self._campaigns: dict[int, Campaign] = {}
         self._marks: dict[int, Mark] = {}
         self._marked_at: dict[int, float] = {}
+        self._stamps: dict[int, tuple[int, Position]] = {}
         self._events: dict[_Key, Event] = {}
         self._verdicts: deque[Event] = deque()
         self._due: dict[_Key, Change] = {}
@@ -255,28 +256,32 @@ class ChangeLog:
 
     # What happens
 
-    def flushed(self, what: Flushed) -> bool:
-        """Take a flush in; False where something newer of that partition is known already (it changes nothing then)."""
+    def flushed(self, what: Flushed) -> None:
+        """Take a flush in. Flushes of a partition may come by two ways and out of order: what is older than what is
+        known of a campaign changes nothing."""
+        for verdict in what.verdicts:
+            self._rule(verdict)
         known = self._marks.get(what.partition)
-        if known is not None and (what.epoch, what.position) < (known.epoch, known.position):
-            return False
+        if known is not None and what.epoch < known.epoch:
+            return
+        stamp = (what.epoch, what.position)
         for row in what.rows:
-            self._learn(row, what.partition)
+            if self.is_at_most(row.campaign_id, stamp):
+                self._learn(row, what.partition)
+                self._stamps[row.campaign_id] = stamp
         gone: Collection[int] = what.deleted
         if what.whole:
             here = {row.campaign_id for row in what.rows}
             gone = [n for n, it in self._campaigns.items() if it.partition == what.partition and n not in here]
-        self.gone(gone)
-        for verdict in what.verdicts:
-            self._rule(verdict)
-        stale = known.stale if known is not None else False
-        mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
-        if mark != known:
-            if known is None or known.based != mark.based or known.epoch != mark.epoch:
-                self._marked_at.pop(what.partition, None)
-            self._marks[what.partition] = mark
-            self._due["mark", what.partition] = mark
-        return True
+        for number in gone:
+            if number in self._campaigns and self.is_at_most(number, stamp):
+                self.gone([number])
+                self._stamps[number] = stamp
+        self._reach(what, known)
+
+    def is_at_most(self, campaign_id: int, stamp: tuple[int, Position]) -> bool:
+        """Whether nothing newer than ``stamp`` (epoch, position) is known of a campaign, its end included."""
+        return self._stamps.get(campaign_id, stamp) <= stamp
 
     def outside(self, rows: Iterable[Row]) -> None:
         """Campaigns as the mailer's own table has them. Those in the queue take name, status and to_send from it."""
@@ -360,6 +365,18 @@ class ChangeLog:
 
     # Inside
 
+    def _reach(self, what: Flushed, known: Mark | None) -> None:
+        """Note how far the partition is, unless it is known to be further."""
+        if known is not None and (what.epoch, what.position) < (known.epoch, known.position):
+            return
+        stale = known.stale if known is not None else False
+        mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
+        if mark == known:
+            return
+        if known is None or known.based != mark.based or known.epoch != mark.epoch:
+            self._marked_at.pop(what.partition, None)
+        self._marks[what.partition] = self._due["mark", what.partition] = mark
+
     def _learn(self, row: Row, partition: int | None) -> None:
         known = self._campaigns.get(row.campaign_id)
         if known is not None and not (row.name and row.status):
@@ -397,6 +414,7 @@ class ChangeLog:
         while len(self._deleted) > REMEMBERED:
             number = next(iter(self._deleted))
             del self._deleted[number]
+            self._stamps.pop(number, None)
             forgotten.append(self._events.pop(("campaign", number)))
         while len(self._verdicts) > REMEMBERED:
             forgotten.append(self._verdicts.popleft())

@@ -57,7 +57,7 @@ async def follow(context: Context) -> None:
                 log.info("The database is followed again.")
             state.succeeded, state.trouble, pause = time.monotonic(), "", RETRY_FIRST
             if not take(context.live, look):
-                looker.forget()
+                looker.again()
             await asyncio.sleep(EVERY_BESIDE if context.beside else EVERY)
     finally:
         # the thread may hang in a look: it must not hold up the end of the process
@@ -66,13 +66,14 @@ async def follow(context: Context) -> None:
 
 
 def take(live: Live, look: Look) -> bool:
-    """Put what a look found into the live state; False where the counts must all be read again."""
+    """Put what a look found into the live state; False where the mailer's campaigns must all be read again."""
     live.set_clock(look.now)
-    complete = live.take(look.flushes)
+    live.take(look.flushes)
+    complete = True
     if look.existing is not None and look.counted is not None:
         live.mailer_seen = look.now
         live.log.outside(look.outside)
-        complete &= _drop(live, look.existing, look.counted) if _is_newest(live, look) else True
+        complete = _drop(live, look, look.existing, look.counted)
     if look.rates is not None:
         live.log.rates(look.rates)
     live.newest_run = look.run or live.newest_run
@@ -81,20 +82,21 @@ def take(live: Live, look: Look) -> bool:
     return complete
 
 
-def _is_newest(live: Live, look: Look) -> bool:
-    """Whether nothing newer than the look is known: else a campaign that it lacks may just be newer than it."""
-    return all(mark.partition in look.reached for mark in live.log.marks.values()) and all(
-        (mark.epoch, mark.position) <= look.reached[mark.partition] for mark in live.log.marks.values()
-    )
-
-
-def _drop(live: Live, existing: frozenset[int], counted: frozenset[int]) -> bool:
-    """Drop what is gone. False where a campaign lost its counts and is still there: outside the queue from now on."""
-    known = live.log.campaigns
-    live.log.gone([number for number in known if number not in existing and number not in counted])
-    left = [number for number, campaign in known.items() if campaign.partition is not None and number not in counted]
-    live.log.gone(left)
-    return not left
+def _drop(live: Live, look: Look, existing: frozenset[int], counted: frozenset[int]) -> bool:
+    """Drop what is gone; a campaign that the look lacks may just be newer than the look, and stays. False where a
+    campaign lost its counts and is still there: outside the queue from now on."""
+    missing = [
+        (number, campaign.partition)
+        for number, campaign in live.log.campaigns.items()
+        if number not in counted and (campaign.partition is not None or number not in existing)
+    ]
+    gone = [
+        number
+        for number, partition in missing
+        if partition is None or (partition in look.reached and live.log.is_at_most(number, look.reached[partition]))
+    ]
+    live.log.gone(gone)
+    return existing.isdisjoint(gone)
 
 
 class _Looker:
@@ -104,12 +106,12 @@ class _Looker:
         self._url = url
         self._follower = follower
         self._connection: psycopg.Connection[Any] | None = None
-        self._forget = False
+        self._again = False
 
     def look(self) -> Look:
-        if self._forget:
-            self._follower.forget()
-            self._forget = False
+        if self._again:
+            self._follower.forget_campaigns()
+            self._again = False
         if self._connection is None:
             self._connection = connect(self._url, "http", settings={"statement_timeout": LOOK_TIMEOUT})
             self._follower.forget()
@@ -120,8 +122,8 @@ class _Looker:
             self._connection = None
             raise
 
-    def forget(self) -> None:
-        self._forget = True
+    def again(self) -> None:
+        self._again = True
 
     def give_up(self) -> None:
         if self._connection is not None:

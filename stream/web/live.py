@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -26,6 +27,8 @@ COMMENT_EVERY: Final = 15.0
 NAP: Final = 0.25
 #: seconds for which a snapshot of everything is given to whoever asks; what came since follows it
 SNAPSHOT_FOR: Final = 1.0
+#: looks at the database's clock that are remembered
+LOOKS: Final = 32
 #: a snapshot is sent in pieces of this size, so that a client that stops reading holds no more than that
 PIECE: Final = 64 * 1024
 _COMMENT: Final = b":\n\n"
@@ -45,7 +48,7 @@ class Live:
         self.closing = False
         self.ticked = time.monotonic()
         self.dropped = 0
-        self._offset = timedelta(0)
+        self._offsets: deque[timedelta] = deque(maxlen=LOOKS)
         self._streams: set[Stream] = set()
         self._arrived = asyncio.Event()
         self._snapshot: tuple[float, int, bytes] | None = None
@@ -55,18 +58,19 @@ class Live:
 
     def now(self) -> datetime:
         """Now, by the database's clock."""
-        return datetime.now(timezone.utc) + self._offset
+        return datetime.now(timezone.utc) + max(self._offsets, default=timedelta(0))
 
     def set_clock(self, database_now: datetime) -> None:
-        self._offset = database_now - datetime.now(timezone.utc)
+        """What the database's clock said a moment ago. Of several looks, the one that took least is nearest to it."""
+        self._offsets.append(database_now - datetime.now(timezone.utc))
 
     # What arrives
 
-    def take(self, flushes: Iterable[Flushed]) -> bool:
-        """Take flushes in; False where one of them was older than what is known."""
-        fresh = [self.log.flushed(what) for what in flushes]
+    def take(self, flushes: Iterable[Flushed]) -> None:
+        """Take flushes in."""
+        for what in flushes:
+            self.log.flushed(what)
         self._arrived.set()
-        return all(fresh)
 
     def stir(self) -> None:
         """Something was put into the log: look soon."""

@@ -118,12 +118,34 @@ def test_one_campaigns_stream_hears_of_itself_its_partition_and_its_verdicts() -
     assert told(log, 0, 9) == [(9, 1), ("mark", 1), "verified"]
 
 
-def test_an_older_flush_changes_nothing() -> None:
+def test_an_older_flush_changes_nothing_that_is_newer() -> None:
     log = ChangeLog(encode)
-    assert log.flushed(flush(9, row(7, 9)))
-    assert not log.flushed(flush(5, row(7, 5)))
-    assert log.flushed(flush(1, row(7, 1), epoch=2)), "a newer epoch may begin at a smaller LSN"
-    assert sent_of(log) == {7: 1}
+    log.flushed(flush(9, row(7, 9)))
+    log.flushed(flush(5, row(7, 5), row(8, 5), whole=True))  # a slow look at the store
+    assert sent_of(log) == {7: 9, 8: 5}, "what it alone knows is taken"
+    assert log.marks[0].position == Position(9)
+    log.flushed(flush(1, row(7, 1), epoch=2))
+    assert sent_of(log) == {7: 1, 8: 5}, "a newer epoch may begin at a smaller LSN"
+    log.flushed(flush(99, row(7, 99)))
+    assert sent_of(log) == {7: 1, 8: 5}, "an older epoch is over"
+
+
+def test_a_slow_look_does_not_bring_back_what_is_gone_nor_take_away_what_is_new() -> None:
+    log = ChangeLog(encode)
+    log.flushed(flush(1, row(7)))
+    log.flushed(flush(9, row(6), deleted=(7,)))
+    log.flushed(flush(5, row(7, 5), whole=True))
+    assert set(log.campaigns) == {6}
+    log.flushed(flush(10, row(7, 1)))
+    assert set(log.campaigns) == {6, 7}
+
+
+def test_a_verdict_in_an_older_flush_is_told_all_the_same() -> None:
+    log = ChangeLog(encode)
+    log.flushed(flush(9))
+    log.flushed(flush(5, verdicts=(Verdict(1, 7, "drift"),)))
+    log.publish(0)
+    assert "drift" in told(log, 0)
 
 
 def test_a_whole_flush_takes_away_what_is_missing_in_its_partition_alone() -> None:
