@@ -8,7 +8,8 @@ visible.
 The reader therefore remembers moves by transaction. It forgets those that a snapshot H sees, H being older than any
 recount may last. A recount is conclusive only if nothing it needs was forgotten: its snapshot sees all that H sees, and
 its xmin lies above X, a transaction id drawn after the slot was taken (what committed before that was never delivered
-here, and may still have been invisible). See DESIGN 4.
+here, and may still have been invisible). See DESIGN 4. And a row that was copied in, by a restore of our tables, has a
+snapshot of another history: its own transaction tells.
 """
 
 from __future__ import annotations
@@ -103,9 +104,10 @@ class Alignment:
             if not near - half <= xid <= near + half:
                 xid = widen(transaction[3], near)
             entries = transaction[4]
-            if any(type(entry) is RecountRow for entry in entries):
-                transaction = self._aligned(transaction)
-            elif xid >= xmin and (xid >= xmax or xid in xip):
+            if RecountRow in map(type, entries):
+                transaction = self._aligned(transaction, xid)
+                entries = tuple(entry for entry in entries if type(entry) is not RecountRow)
+            if entries and xid >= xmin and (xid >= xmax or xid in xip):
                 recent.append((xid, entries))
                 self._size += len(entries)
             out.append(transaction)
@@ -124,24 +126,30 @@ class Alignment:
         self._recent = deque((xid, entries) for xid, entries in self._recent if not seen.sees(xid))
         self._size = sum(len(entries) for _, entries in self._recent)
 
-    def _aligned(self, transaction: Transaction) -> Transaction:
-        entries = tuple(self.align(e) if isinstance(e, RecountRow) else e for e in transaction.entries)
+    def _aligned(self, transaction: Transaction, xid: int) -> Transaction:
+        entries = tuple(self.align(e, xid) if isinstance(e, RecountRow) else e for e in transaction.entries)
         return transaction._replace(entries=entries)
 
-    def align(self, row: RecountRow) -> Recount:
-        """What every campaign should show at the place of ``row`` in the WAL, or why that can't be told."""
-        snapshot = Snapshot.parse(row.snapshot)
-        self._near = max(self._near, snapshot.xmax)
-        reason = self._inconclusive(snapshot)
+    def align(self, row: RecountRow, xid: int) -> Recount:
+        """What every campaign should show at the place of ``row`` in the WAL, or why that can't be told. ``xid``: of
+        the recount's own transaction, 64 bits."""
+        try:
+            snapshot = Snapshot.parse(row.snapshot)
+        except ValueError:
+            return _inconclusive(row, f"{row.snapshot!r} is no snapshot")
+        reason = self._reason(snapshot, xid)
         if reason is not None:
-            return Recount(row.run_id, row.trigger, row.started_at, row.lsn, {}, row.rebase, reason)
+            return _inconclusive(row, reason)
+        self._near = max(self._near, snapshot.xmax)
         expected = dict(row.counts)
-        for xid, entries in self._recent:
-            if not snapshot.sees(xid):
+        for other, entries in self._recent:
+            if not snapshot.sees(other):
                 _replay(expected, entries)
         return Recount(row.run_id, row.trigger, row.started_at, row.lsn, expected, row.rebase)
 
-    def _inconclusive(self, snapshot: Snapshot) -> str | None:
+    def _reason(self, snapshot: Snapshot, xid: int) -> str | None:
+        if xid < snapshot.xmax:  # a recount draws its id after its snapshot: this row was copied in from elsewhere
+            return f"its snapshot ({snapshot.xmin}:{snapshot.xmax}) is of another history than its transaction {xid}"
         if snapshot.xmin <= self._x:
             return (
                 f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older than what the "
@@ -153,6 +161,10 @@ class Alignment:
                 f"(from {self._h.xmin}:{self._h.xmax} on)"
             )
         return None
+
+
+def _inconclusive(row: RecountRow, reason: str) -> Recount:
+    return Recount(row.run_id, row.trigger, row.started_at, row.lsn, {}, row.rebase, reason)
 
 
 def _replay(expected: dict[int, Counted], entries: tuple[Entry, ...]) -> None:

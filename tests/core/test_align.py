@@ -1,0 +1,255 @@
+"""Aligning a recount with the stream, by example. The interleavings are played in ``tests/proofs/visibility.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.core.align import Alignment, Snapshot, widen
+from stream.core.entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    Recount,
+    RecountRow,
+    Transaction,
+    Truncate,
+)
+from stream.core.status import MOVED, NEW, QUEUED, REMOVED, SENDING, SENT
+
+CYCLE = 1 << 32
+SEND = Move(7, QUEUED, SENT, 1)
+START = Snapshot(100, 100)
+
+
+def transaction(xid: int, *entries: Entry, lsn: int = 1) -> Transaction:
+    return Transaction(lsn, lsn + 1, 0, xid % CYCLE, entries)
+
+
+def row(snapshot: str, counts: Mapping[int, tuple[int, ...]] | None = None, **more: Any) -> RecountRow:
+    counted = {c: Counted((n[0], n[1], n[2], n[3], n[4]), n[2]) for c, n in (counts or {}).items()}
+    values: dict[str, Any] = {"rebase": None, "epoch": 1, **more}
+    return RecountRow(1, "manual", "test", 17, 90, snapshot, counted, **values)
+
+
+def aligned(alignment: Alignment, recount: RecountRow, xid: int = 10**6) -> Recount:
+    (found,) = alignment.follow([transaction(xid, recount)])
+    (entry,) = found.entries
+    assert isinstance(entry, Recount)
+    return entry
+
+
+def counts(recount: Recount) -> dict[int, tuple[int, ...]]:
+    assert recount.reason is None, recount.reason
+    return {campaign: counted.counts for campaign, counted in recount.expected.items()}
+
+
+TEN = {7: (10, 0, 0, 0, 0)}
+
+
+# ---- what a snapshot sees
+
+
+def test_a_snapshot_as_postgresql_prints_it() -> None:
+    assert Snapshot.parse("10:20:14,15") == Snapshot(10, 20, frozenset({14, 15}))
+    assert Snapshot.parse("10:10:") == Snapshot(10, 10)
+    with pytest.raises(ValueError, match="values to unpack"):
+        Snapshot.parse("10")
+
+
+def test_what_it_sees() -> None:
+    snapshot = Snapshot(10, 14, frozenset({10, 12}))
+    assert [xid for xid in range(8, 17) if snapshot.sees(xid)] == [8, 9, 11, 13]
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    xip = draw(st.frozensets(st.integers(5, 19), max_size=6))
+    xmax = draw(st.integers(max(xip, default=4) + 1, 20))
+    return Snapshot(min(xip, default=xmax), xmax, xip)
+
+
+@given(snapshots(), snapshots())
+def test_sees_all_of_is_inclusion(one: Snapshot, other: Snapshot) -> None:
+    mine, theirs = ({xid for xid in range(25) if s.sees(xid)} for s in (one, other))
+    assert one.sees_all_of(other) == (theirs <= mine)
+
+
+@given(st.integers(3, 2**40), st.integers(-(2**31) + 1, 2**31 - 1))
+def test_a_32_bit_xid_is_the_one_nearest_to_a_known_one(near: int, distance: int) -> None:
+    xid = near + distance
+    if xid >= 0:
+        assert widen(xid % CYCLE, near) == xid
+
+
+# ---- what a recount should show
+
+
+def test_moves_that_the_snapshot_could_not_see_are_added() -> None:
+    """Committed in the WAL before the recount, and not visible to it: in progress, or begun later."""
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(101, SEND), transaction(102, SEND), transaction(110, SEND)])
+    recount = aligned(alignment, row("101:110:101", TEN))
+    assert counts(recount) == {7: (8, 0, 2, 0, 0)}
+
+
+def test_moves_that_it_saw_are_not() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(101, SEND), transaction(102, SEND)])
+    assert counts(aligned(alignment, row("103:103:", TEN))) == TEN
+
+
+def test_moves_delivered_behind_it_are_not() -> None:
+    alignment = Alignment(99, START)
+    found = alignment.follow([transaction(110, row("101:110:101", TEN)), transaction(101, SEND)])
+    (entry,) = found[0].entries
+    assert isinstance(entry, Recount)
+    assert counts(entry) == TEN
+    assert found[1].entries == (SEND,)
+
+
+def test_a_recount_keeps_run_trigger_time_place_and_rebase() -> None:
+    recount = aligned(Alignment(99, START), row("101:101:", TEN, rebase=(7,)))
+    assert (recount.run_id, recount.trigger, recount.started_at, recount.lsn) == (1, "manual", 17, 90)
+    assert recount.rebase == (7,)
+
+
+def test_every_kind_of_move_is_replayed() -> None:
+    alignment = Alignment(99, START)
+    moves = (
+        Move(7, NEW, QUEUED, 5),
+        Move(7, QUEUED, SENDING, 4),
+        Move(7, SENDING, REMOVED, 1),
+        Move(7, QUEUED, MOVED, 2),
+        Move(8, NEW, QUEUED, 2),
+    )
+    alignment.follow([transaction(101, *moves)])
+    assert counts(aligned(alignment, row("101:102:101", TEN))) == {7: (9, 3, 0, 0, 0), 8: (2, 0, 0, 0, 0)}
+
+
+def test_a_campaign_deleted_by_such_a_transaction_is_taken_out() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(101, SEND), transaction(102, CampaignDeleted(7))])
+    assert counts(aligned(alignment, row("101:103:101,102", TEN))) == {}
+
+
+def test_one_that_it_made_is_put_in_with_its_counter() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow(
+        [transaction(101, CampaignChanged(8, "A", "draft", 1, 3), CampaignChanged(7, None, "paused", 1, 4))]
+    )
+    recount = aligned(alignment, row("101:102:101", TEN))
+    assert recount.expected == {7: Counted((10, 0, 0, 0, 0), 4), 8: Counted((0, 0, 0, 0, 0), 3)}
+
+
+def test_a_truncate_by_such_a_transaction_empties() -> None:
+    """It can't happen where the lock comes first; all the same it is replayed."""
+    for table, expected in (("queue", {7: (0, 0, 0, 0, 0), 8: (1, 0, 0, 0, 0)}), ("campaigns", {8: (1, 0, 0, 0, 0)})):
+        alignment = Alignment(99, START)
+        alignment.follow([transaction(101, Truncate(table), Move(8, NEW, QUEUED, 1))])  # type: ignore[arg-type]
+        assert counts(aligned(alignment, row("101:102:101", TEN))) == expected
+
+
+def test_xids_wrap_around() -> None:
+    """The log has 32 bits of them, a snapshot 64."""
+    near = 3 * CYCLE - 2
+    alignment = Alignment(near - 1, Snapshot(near, near))
+    alignment.follow([transaction(near + n, SEND) for n in range(5)])
+    recount = aligned(alignment, row(f"{near + 1}:{near + 4}:{near + 1},{near + 3}", TEN), xid=near + 9)
+    assert counts(recount) == {7: (7, 0, 3, 0, 0)}
+
+
+# ---- what may be forgotten, and what is conclusive
+
+
+def test_what_the_snapshot_at_start_sees_is_never_stored() -> None:
+    """So a backlog costs no memory."""
+    alignment = Alignment(200, Snapshot(150, 160, frozenset({150, 155})))
+    alignment.follow([transaction(xid, SEND) for xid in (90, 140, 151, 155, 159, 160, 170)])
+    assert len(alignment) == 3
+
+
+def test_a_backlog_is_in_the_counts_already() -> None:
+    alignment = Alignment(200, Snapshot(199, 200, frozenset({199})))
+    alignment.follow([transaction(xid, SEND) for xid in (90, 140, 180)])
+    assert counts(aligned(alignment, row("201:201:", TEN))) == TEN
+
+
+def test_a_snapshot_that_still_ran_something_from_before_the_slot_was_taken_is_inconclusive() -> None:
+    """X: what committed before is never delivered here, and may still have been invisible."""
+    for snapshot in ("99:99:", "98:200:98,150", "100:101:100"):
+        recount = aligned(Alignment(100, Snapshot(90, 90)), row(snapshot, TEN))
+        assert "still open" in (recount.reason or "")
+        assert recount.expected == {}
+    assert aligned(Alignment(100, Snapshot(90, 90)), row("101:102:101", TEN)).reason is None
+
+
+def test_a_count_that_does_not_see_all_that_was_forgotten_by_is_inconclusive() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(105, SEND)])
+    alignment.forget(Snapshot(106, 106))
+    recount = aligned(alignment, row("101:106:101", TEN))
+    assert "older than what the reader still remembers" in (recount.reason or "")
+
+
+def test_what_h_sees_is_forgotten_and_the_rest_kept() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(xid, SEND) for xid in (101, 102, 103)])
+    alignment.forget(Snapshot(102, 104, frozenset({102})))
+    assert len(alignment) == 1
+    assert counts(aligned(alignment, row("102:105:102", TEN))) == {7: (9, 0, 1, 0, 0)}
+
+
+def test_h_never_goes_back() -> None:
+    alignment = Alignment(99, Snapshot(110, 110))
+    alignment.forget(Snapshot(105, 120, frozenset({105})))
+    alignment.follow([transaction(107, SEND)])
+    assert len(alignment) == 0
+    assert aligned(alignment, row("105:120:105", TEN)).reason is not None
+
+
+def test_where_memory_forces_more_verdicts_are_inconclusive_until_the_next() -> None:
+    alignment = Alignment(99, START, most=4)
+    alignment.follow([transaction(xid, SEND, Move(7, QUEUED, SENDING, 1)) for xid in (101, 102, 103)])
+    assert len(alignment) == 4
+    assert aligned(alignment, row("101:104:101", TEN)).reason is not None
+    assert aligned(alignment, row("102:104:102", TEN)).reason is None
+
+
+def test_one_transaction_that_is_larger_than_memory() -> None:
+    alignment = Alignment(99, START, most=4)
+    alignment.follow([transaction(101, *[SEND] * 9)])
+    assert len(alignment) == 0
+    assert aligned(alignment, row("101:102:101", TEN)).reason is not None
+    assert counts(aligned(alignment, row("102:102:", TEN))) == TEN
+
+
+def test_a_row_of_another_history_is_inconclusive() -> None:
+    """Rows of recounts that somebody copies in have snapshots of their own: of another server, or of another time."""
+    alignment = Alignment(99, START)
+    recount = aligned(alignment, row("5000:5000:", TEN), xid=120)
+    assert "another history" in (recount.reason or "")
+    alignment.follow([transaction(121, SEND)])
+    assert counts(aligned(alignment, row("121:122:121", TEN), xid=123)) == {7: (9, 0, 1, 0, 0)}
+
+
+@pytest.mark.parametrize("snapshot", ["", "nonsense", "1:2", "a:b:c", "1:2:x"])
+def test_a_snapshot_that_is_none_is_inconclusive(snapshot: str) -> None:
+    assert "no snapshot" in (aligned(Alignment(99, START), row(snapshot, TEN)).reason or "")
+
+
+def test_other_entries_of_a_recounts_transaction_stay() -> None:
+    found = Alignment(99, START).follow([transaction(105, SEND, row("101:101:", TEN), SEND)])
+    assert [type(entry) for entry in found[0].entries] == [Move, Recount, Move]
+
+
+def test_and_are_remembered_for_the_next() -> None:
+    alignment = Alignment(99, START)
+    alignment.follow([transaction(105, SEND, row("101:101:", TEN))])
+    assert counts(aligned(alignment, row("105:106:105", TEN))) == {7: (9, 0, 1, 0, 0)}
