@@ -57,8 +57,9 @@ STATUS_LOOK: Final = 5.0
 #: `as_of` may be this old (s) while the stream counts as up; older than STALLED is news
 UP: Final = 5.0
 STALLED: Final = 30.0
-#: seconds between two observations that a frequent trigger brings along
+#: seconds between two observations: for triggers that come often, and for the others
 OBSERVE_EVERY: Final = 60.0
+OBSERVE_LEAST: Final = 5.0
 #: with the stream down a closing window is counted again halfway to its next repetition: fifteen seconds are promised
 #: as the greatest age of the counter, and counting and raising take their time
 HALFWAY: Final = 7.0
@@ -102,6 +103,7 @@ class Reconciler:
         self._next: dict[str, float] = {}
         self._raised: dict[int, float] = {}
         self._observed: tuple[Observation, ...] = ()
+        self._observed_at = float("-inf")
         self._stalled = False
         self._began = seconds()
         self._closing_again: float | None = None
@@ -315,10 +317,10 @@ class Reconciler:
 
     def _observer(self, conn: psycopg.Connection[Any], settings: Settings) -> Callable[[Run], Sequence[dict[str, Any]]]:
         def observe_run(run: Run) -> Sequence[dict[str, Any]]:
-            frequent = run.trigger in ("before_pause", "drain", "gap")
-            if frequent and not self._turn("observe", self._seconds(), OBSERVE_EVERY):
+            now, frequent = self._seconds(), run.trigger in ("before_pause", "drain", "gap")
+            if now - self._observed_at < (OBSERVE_EVERY if frequent else OBSERVE_LEAST):
                 return ()
-            self._next["observe"] = self._seconds() + OBSERVE_EVERY
+            self._observed_at = now
             found = observe(conn, settings.mailer_schema)
             told = news(found, self._observed)
             self._observed = tuple(found)

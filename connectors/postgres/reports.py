@@ -226,7 +226,8 @@ def seal_settled(
         ready = oldest_open(conn)
         if ready is None or not _is_ready(ready, abandon_after):
             return sealed
-        observations = list(observe(read_report(conn, ready.run_id).run))
+        (run,) = read_runs(conn, limit=1, before=ready.run_id + 1)
+        observations = list(observe(run))
         report = _seal(conn, ready.run_id, observations, abandon_after)
         if report is not None:  # None: somebody else was quicker
             sealed.append(report)

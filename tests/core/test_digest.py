@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.digest import GENESIS, Checked, Link, canonical, digest, walk
+from stream.core.digest import GENESIS, Checked, Link, _is_plain, _parts, canonical, digest, walk
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.recursive(
@@ -26,6 +26,21 @@ values = st.recursive(
 @given(values)
 def test_canonical_json_means_the_same(value: Any) -> None:
     assert json.loads(canonical(value), parse_int=float) == value  # a double may be written without a point
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(max_codepoint=127)), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(plain)
+def test_the_quick_way_writes_the_same_bytes(value: Any) -> None:
+    assert _is_plain(value)
+    assert canonical(value) == "".join(_parts(value)).encode()
 
 
 @given(st.dictionaries(texts, st.integers(), max_size=6), st.randoms())

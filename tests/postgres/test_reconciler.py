@@ -108,7 +108,10 @@ def test_the_case_that_started_all_this(db: Database, conn: Connection) -> None:
     assert reports.verify(conn).broken is None
 
 
-def test_observations_are_told_once_and_never_written(db: Database, conn: Connection) -> None:
+def test_observations_are_told_once_and_never_written(
+    db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.reconciler.OBSERVE_LEAST", 0.0)
     add_campaign(db, 1, sent_rows=5)
     add_campaign(db, 2, sent=9)
     db.execute(

@@ -200,8 +200,8 @@ def test_no_false_drift(mailer_db: Database) -> None:
                 load.end()
             at_rest(db)
             concludes(conn)
-            eventually(lambda: not reports.read_open(conn), 120)
             reader.end()
+            reports.seal_settled(conn, most=1_000_000)
             runs = reports.read_runs(conn, limit=1_000_000)
             judge(conn, runs, counted)
     finally:
