@@ -115,7 +115,9 @@ POISON = {
 }
 
 
-@pytest.mark.parametrize("name", POISON)
+@pytest.mark.parametrize(
+    "name", [pytest.param(it, marks=[pytest.mark.slow] if it == "not_json" else []) for it in POISON]
+)
 def test_a_poisonous_record_is_reported_and_its_partition_counted_anew(shape: Shape, name: str) -> None:
     running(shape)
     shape.until_right()

@@ -78,7 +78,12 @@ def test_kill_9_of_the_reader_under_load(shape: Shape) -> None:
     proved(shape)
 
 
-@pytest.mark.parametrize("place", ["before_send", "after_send", "before_confirm", "after_confirm", "after_fold"])
+def _slow(*places: str) -> list[Any]:
+    """The first in ``make test``, the others in ``make test-all`` alone."""
+    return [pytest.param(place, marks=[pytest.mark.slow] if number else []) for number, place in enumerate(places)]
+
+
+@pytest.mark.parametrize("place", _slow("after_send", "before_send", "before_confirm", "after_confirm", "after_fold"))
 def test_a_reader_that_dies_at(shape: Shape, place: str) -> None:
     running(shape)
     shape.roles[0].stop()
@@ -91,7 +96,7 @@ def test_a_reader_that_dies_at(shape: Shape, place: str) -> None:
     proved(shape)
 
 
-@pytest.mark.parametrize("place", ["before_flush", "after_swap", "before_commit", "after_commit"])
+@pytest.mark.parametrize("place", _slow("after_commit", "after_swap", "before_flush", "before_commit"))
 def test_a_worker_that_dies_at(shape: Shape, place: str) -> None:
     running(shape)
     shape.roles[1].stop()
@@ -104,6 +109,7 @@ def test_a_worker_that_dies_at(shape: Shape, place: str) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_two_readers_one_works_the_other_takes_over(shape: Shape) -> None:
     running(shape)
     second = shape.start("read")
@@ -160,6 +166,7 @@ def test_a_worker_that_was_stopped_and_goes_on_is_fenced(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_a_worker_comes_and_goes_under_load(shape: Shape) -> None:
     running(shape)
     with load(shape.db, 8) as done:
@@ -183,6 +190,7 @@ def test_kill_9_of_postgresql(make_shape: Callable[..., Shape], private_mailer_d
     proved(shape)
 
 
+@pytest.mark.slow
 def test_one_campaign_with_all_the_traffic(shape: Shape) -> None:
     running(shape, campaigns=1)
     with load(shape.db, 1, rate=2000) as done:
