@@ -1,0 +1,90 @@
+"""Freshness: time from a change's commit to the new campaigns.sent being visible to another session.
+
+pgbench turns rows `sent`, one a transaction, at a fixed rate; the server keeps commit times (track_commit_timestamp). A
+session polls campaigns.sent and notes when it saw which number. The k-th commit is fresh when a number >= k was seen.
+Bounds, with the default FLUSH_INTERVAL of 100 ms: p50 within 1.5 intervals, p99 within 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from bisect import bisect_left
+
+from benchmarks.scene import Scene, percentile, report, scene, until
+from connectors.postgres.connect import connect
+
+_SEND = "UPDATE email_queue SET status = 'sent', sent_at = now() WHERE id = (SELECT nextval('bench_ids'));\n"
+_INTERVAL_MS = 100
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rates", default="1000,5000", help="changes a second, with commas")
+    parser.add_argument("--seconds", type=float, default=20)
+    given = parser.parse_args()
+    figures, bounds = {}, {}
+    for rate in (int(word) for word in given.rates.split(",")):
+        result = measure(rate, given.seconds)
+        figures[f"{rate}/s"] = result
+        bounds[f"p50 within 1.5 intervals at {rate}/s"] = result["p50_ms"] <= 1.5 * _INTERVAL_MS
+        bounds[f"p99 within 4 intervals at {rate}/s"] = result["p99_ms"] <= 4 * _INTERVAL_MS
+    return report("freshness", figures, bounds)
+
+
+def measure(rate: int, seconds: float) -> dict[str, float]:
+    with scene(track_commit_timestamp="on") as s:
+        s.campaigns(1, int(rate * seconds * 1.3))
+        s.session.execute("CREATE SEQUENCE bench_ids CACHE 1")
+        s.set_up()
+        with s.sentstream():
+            until(s.based)
+            seen: list[tuple[float, int]] = []
+            stop = threading.Event()
+            poller = threading.Thread(target=_poll, args=(s.url, seen, stop))
+            poller.start()
+            figures = s.pgbench(_SEND, seconds, clients=4, rate=rate)
+            until(lambda: s.value("SELECT sent FROM campaigns") == _sent(s))
+            stop.set()
+            poller.join()
+        commits = [
+            row[0]
+            for row in s.session.execute(
+                "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM email_queue"
+                " WHERE status = 'sent' ORDER BY 1"
+            )
+        ]
+    numbers = [number for _, number in seen]
+    waits = [1000 * (seen[bisect_left(numbers, k)][0] - at) for k, at in enumerate(commits, 1)]
+    return {
+        "changes": len(commits),
+        "achieved_per_second": round(figures["tps"]),
+        "p50_ms": round(percentile(waits, 50), 1),
+        "p99_ms": round(percentile(waits, 99), 1),
+        "max_ms": round(max(waits), 1),
+    }
+
+
+def _sent(s: Scene) -> int:
+    return int(s.value("SELECT count(*) FROM email_queue WHERE status = 'sent'"))
+
+
+def _poll(url: str, seen: list[tuple[float, int]], stop: threading.Event) -> None:
+    """Note each new number of the counter, and the server's time at which it was seen."""
+    last = -1
+    with connect(url, "poller") as session:
+        while not stop.is_set():
+            row = session.execute(
+                "SELECT sent, extract(epoch FROM clock_timestamp())::float8 FROM campaigns"
+            ).fetchone()
+            assert row is not None
+            if row[0] != last:
+                last = row[0]
+                seen.append((row[1], row[0]))
+            time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
