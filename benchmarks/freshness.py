@@ -1,8 +1,9 @@
 """Freshness: time from a change's commit to the new campaigns.sent being visible to another session.
 
-pgbench turns rows `sent`, one a transaction, at a fixed rate; the server keeps commit times (track_commit_timestamp). A
-session polls campaigns.sent and notes when it saw which number. The k-th commit is fresh when a number >= k was seen.
-Bounds, with the default FLUSH_INTERVAL of 100 ms: p50 within 1.5 intervals, p99 within 4.
+pgbench turns rows `sent`, one a transaction, at a fixed rate; the server keeps commit times
+(track_commit_timestamp). A session polls campaigns.sent and notes when it saw which number. The k-th commit is
+fresh when a number >= k was seen. Bounds, with the default FLUSH_INTERVAL of 100 ms: p50 within 1.5 intervals, p99
+within 4.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from typing import Any
 
 from benchmarks.scene import Scene, percentile, report, scene, until
 from connectors.postgres.connect import connect
 
-_SEND = "UPDATE email_queue SET status = 'sent', sent_at = now() WHERE id = (SELECT nextval('bench_ids'));\n"
+SEND = "UPDATE email_queue SET status = 'sent', sent_at = now() WHERE id = (SELECT nextval('bench_ids'));\n"
 _INTERVAL_MS = 100
 
 
@@ -34,18 +36,19 @@ def main() -> int:
     return report("freshness", figures, bounds)
 
 
-def measure(rate: int, seconds: float) -> dict[str, float]:
+def measure(rate: int, seconds: float, **settings: Any) -> dict[str, float]:
+    """``settings``: other settings of sentstream."""
     with scene(track_commit_timestamp="on") as s:
         s.campaigns(1, int(rate * seconds * 1.3))
         s.session.execute("CREATE SEQUENCE bench_ids CACHE 1")
         s.set_up()
-        with s.sentstream():
+        with s.sentstream(**settings):
             until(s.based)
             seen: list[tuple[float, int]] = []
             stop = threading.Event()
             poller = threading.Thread(target=_poll, args=(s.url, seen, stop))
             poller.start()
-            figures = s.pgbench(_SEND, seconds, clients=4, rate=rate)
+            figures = s.pgbench(SEND, seconds, clients=4, rate=rate)
             until(lambda: s.value("SELECT sent FROM campaigns") == _sent(s))
             stop.set()
             poller.join()
