@@ -3,7 +3,8 @@
 No Kafka and no clock in here: a record comes as (offset, bytes, token), and what to do with it comes back as a value.
 The rules of DESIGN 3 and FAUST.md:
 
-    a record below the next expected offset was applied already: let go of it
+    a record below the next expected offset was applied already: let go of it (unless it says what nobody knows yet:
+    the topic was made anew)
     one that begins beyond the position, at an offset beyond the expected one: records were skipped on the way here,
     and not in the log; **a gap is read again first**. Only a gap at the very next offset is real
     one that is no batch: reported, passed over, and the partition is counted anew
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from connectors.kafka.codec import Decoder
+from connectors.kafka.codec import Decoder, end_of
 from stream.core.errors import PoisonError
 from stream.core.flushing import Flush, Flushed
 from stream.core.pace import TICK, Waiting
@@ -114,12 +115,22 @@ class Assigned:
         """Apply a record, or say why not. ``first_kept``: the oldest offset that the log still has, where the caller
         has looked: what was expected before it is gone, and no seek brings it back."""
         if self.next_offset is not None and record.offset < self.next_offset:
+            if self._is_news(record):
+                self.next_offset = None  # offsets mean nothing any more; positions still do
+                return self._apply(record)
             durable = self._durable_offset
             return Took.SEEN if durable is not None and record.offset < durable else Took.TWICE
         skipped = self.next_offset is not None and record.offset > self.next_offset
         if skipped and first_kept is not None and first_kept >= record.offset:
             skipped = False
         return self._apply(record, skipped)
+
+    def _is_news(self, record: Record) -> bool:
+        """Whether a record at an offset that was applied already goes on beyond all that was: then the topic was made
+        anew, and what was lost with the old one is a gap."""
+        last = end_of(record.value)
+        partition = self._partition
+        return last is not None and (last.epoch, last.end) > (partition.epoch, partition.position)
 
     def _apply(self, record: Record, skipped: bool = False) -> Took:
         partition = self._partition

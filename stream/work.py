@@ -70,6 +70,8 @@ class Work:
             if line.partition not in self._state.partitions:
                 continue
             mine = self._state.next_offsets.get(line.partition, line.current_offset or 0)
+            if line.log_end_offset < mine:
+                return f"partition {line.partition} ends at {line.log_end_offset}, before {mine}: it was made anew"
             if line.log_end_offset > mine:
                 return f"partition {line.partition} holds records up to {line.log_end_offset}, it is at {mine}"
         return None

@@ -140,6 +140,16 @@ def test_where_postgresql_has_less_than_was_read_the_rest_is_read_again() -> Non
     assert assigned.take(record(14, move_batch(140, 150, SEND))) is Took.SKIPPED
 
 
+def test_a_topic_made_anew_is_not_taken_for_records_seen_before() -> None:
+    """Its offsets begin at 0 again, far below the next one expected."""
+    assigned = state(lsn=100, next_offset=1_000_000)
+    assert assigned.take(record(0, move_batch(90, 100, SEND))) is Took.SEEN
+    assert assigned.take(record(1, move_batch(100, 110, SEND))) is Took.APPLIED
+    assert assigned.take(record(2, move_batch(150, 160, SEND))) is Took.GAP
+    made, acknowledged = flush(assigned)
+    assert (made.next_offset, acknowledged) == (3, [1, 2])
+
+
 def test_an_older_epoch_is_passed_over_and_a_newer_one_asks_for_a_load() -> None:
     assigned = state()
     assert assigned.take(record(10, move_batch(1, 2, SEND, epoch=EPOCH - 1))) is Took.APPLIED
