@@ -1,0 +1,39 @@
+"""docs/guarantees.md: each sentence names a test that tries to break it, and each named test exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+#: each promise, from its bold words to the next one or a heading
+PROMISES = re.findall(r"^- \*\*(.*?)(?=^- \*\*|^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@cache
+def defined_in(path: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+@pytest.mark.parametrize("named", sorted(set(NAMED.findall(PAGE))), ids="::".join)
+def test_a_named_test_exists(named: tuple[str, str]) -> None:
+    path, name = named
+    assert (ROOT / path).is_file(), f"{path} is gone"
+    assert name in defined_in(path), f"{path} has no {name}"
+
+
+def test_every_sentence_names_its_test_or_says_that_there_is_none() -> None:
+    assert len(PROMISES) > 30
+    bare = [text.split("**")[0] for text in PROMISES if not NAMED.search(text) and "No test" not in text]
+    assert bare == []
+
+
+def test_nothing_is_called_a_test_that_the_page_does_not_name_in_full() -> None:
+    assert len(re.findall(r"::test_", PAGE)) == len(NAMED.findall(PAGE))
