@@ -166,8 +166,8 @@ class Store:
             if mark is None:
                 raise LookupError(f"partition {partition} has no watermark")
             rows = connection.execute(
-                "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed, sent,"
-                " verified_at, verified_lsn::text FROM sentstream.progress WHERE partition = %s::int",
+                "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed,"
+                " sent, verified_at, verified_lsn::text FROM sentstream.progress WHERE partition = %s::int",
                 (partition,),
             ).fetchall()
             campaigns = connection.execute(
@@ -346,16 +346,20 @@ class Store:
             connection.cursor().executemany(
                 _VERDICTS,
                 [
-                    (v.run_id, v.campaign, v.verdict, v.cause, _json(v.before), _json(v.after), _json(v.delta))
-                    + (v.corrected, v.estimated, v.run_id)  # noqa: RUF005
+                    (
+                        *(v.run_id, v.campaign, v.verdict, v.cause, _json(v.before), _json(v.after), _json(v.delta)),
+                        *(v.corrected, v.estimated, v.run_id),
+                    )
                     for v in flush.verdicts
                 ],
             )
         for a in flush.answers:
             connection.execute(
                 _ANSWERS,
-                (a.run_id, flush.partition, flush.epoch, a.conclusive, a.reason, a.verified, a.drift, a.inconclusive)
-                + (a.baseline, a.run_id),
+                (
+                    *(a.run_id, flush.partition, flush.epoch, a.conclusive, a.reason),
+                    *(a.verified, a.drift, a.inconclusive, a.baseline, a.run_id),
+                ),
             )
 
 

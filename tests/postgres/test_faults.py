@@ -85,7 +85,7 @@ def right(db: Database, removed_is_exact: bool = True) -> None:
 
 
 def conclusive(db: Database) -> bool:
-    """Count once more; whether that could be compared (not while a transaction is open that is older than the reader)."""
+    """Count once more; whether that could be compared (not while a transaction older than the reader is open)."""
     with db.connect() as session:
         run = count(session)
     answers = "SELECT conclusive FROM sentstream.answers WHERE run_id = %s"

@@ -151,9 +151,8 @@ def main() -> int:
         print(f"wrong: {still[0]}; drifts: {drifts[:5]}", file=sys.stderr)
     faults = ", ".join(f"{n} {name}" for name, n in sorted(chaos.done.items()))
     verdict = "all right" if held and not drifts else "NOT RIGHT"
-    print(
-        f"chaos: {given.minutes:g} min, seed {seed}, {load.changes} changes, {runs} recounts, faults: {faults}: {verdict}"
-    )
+    print(f"chaos: {given.minutes:g} min, seed {seed}, {load.changes} changes, {runs} recounts;", end=" ")
+    print(f"{faults}: {verdict}")
     return 0 if held and not drifts else 1
 
 
