@@ -142,8 +142,10 @@ def test_a_deleted_campaign_is_told_and_its_own_stream_ends(filled: Site, prepar
 def test_a_drift_is_told_as_a_verdict(filled: Site, prepared_db: Database) -> None:
     with filled.events() as events:
         events.next("snapshot")
+        send(prepared_db, 1, 5)
+        eventually(lambda: prepared_db.value("SELECT sent FROM campaigns WHERE id = 1") == 5)
         prepared_db.execute("UPDATE campaigns SET sent = 77 WHERE id = 1")
-        eventually(lambda: prepared_db.value("SELECT sent FROM campaigns WHERE id = 1") == 0)
+        eventually(lambda: prepared_db.value("SELECT sent FROM campaigns WHERE id = 1") == 5)
         assert filled.post("/api/recounts").status_code == 202
         _, verdict = events.until(lambda kind, it: kind == "verdict" and it["verdict"] == "drift")
     assert (verdict["campaign_id"], verdict["cause"], verdict["corrected"]) == (1, "counter_overwritten", True)
