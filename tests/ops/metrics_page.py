@@ -24,8 +24,9 @@ and partition. Unknown is no sample, not 0. Ages go on while the database is awa
 
 Consumer lag has the names of kafka-lag-exporter; `cluster_name` is KAFKA_TOPIC_PREFIX.
 
-With a token, `/metrics` needs it, as in [prometheus.yml](../../deploy/prometheus/prometheus.yml). Alerts: [rules.yml](../../deploy/prometheus/rules.yml), a page each in [runbooks](runbooks). Dashboard:
-[sentstream.json](../../deploy/grafana/sentstream.json).
+With a token, `/metrics` needs it, as in [prometheus.yml](../../deploy/prometheus/prometheus.yml).
+Alerts: [rules.yml](../../deploy/prometheus/rules.yml), a page each in [runbooks](runbooks).
+Dashboard: [sentstream.json](../../deploy/grafana/sentstream.json).
 """
 
 
