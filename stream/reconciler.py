@@ -34,7 +34,7 @@ from connectors.postgres import facts as look_at
 from connectors.postgres import raising, recount, reports
 from connectors.postgres.connect import connect
 from stream.core import schedule
-from stream.core.errors import ConfigurationError, SentstreamError, UnreachableError
+from stream.core.errors import ConfigurationError, SentstreamError
 from stream.core.pace import Backoff
 from stream.core.report import Report, Run
 from stream.core.schedule import Agenda, Facts, Trigger
@@ -136,7 +136,8 @@ class Reconciler:
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. A lost connection is opened again; nothing ends it but a setting that is missing."""
+        """Until ``stop`` is set. A lost connection is opened again, and a fault of ours ends one look and no more: only
+        a setting that is wrong is raised."""
         backoff = Backoff(first=0.5, most=self._settings().reconnect_max)
         try:
             while not stop.is_set():
@@ -144,10 +145,12 @@ class Reconciler:
                     with connect(self._settings().require_database(), "reconciler") as conn:
                         backoff = backoff.succeeded()
                         self._session(conn, stop)
-                except (UnreachableError, psycopg.Error, OSError) as error:
-                    self.state.connected, self.state.round_at = False, time.monotonic()
+                except ConfigurationError:
+                    raise
+                except Exception as error:
+                    known = isinstance(error, (SentstreamError, psycopg.Error, OSError))
+                    self._say("session", f"the reconciler tries again: {_plain(error)}", known=known)
                     backoff = backoff.failed()
-                    self._say("connection", f"the reconciler has no connection: {_plain(error)}")
                     stop.wait(backoff.pause)
         finally:
             self._notifier.close()
@@ -156,7 +159,7 @@ class Reconciler:
         while not stop.is_set():
             busy = self.look(conn)
             self.state.connected, self.state.round_at = True, time.monotonic()
-            self._say("connection", "")
+            self._say("session", "")
             deadline = time.monotonic() + (BUSY_LOOK if busy else LOOK)
             while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
                 if self._wake.wait(min(left, 0.25)):
@@ -354,12 +357,12 @@ class Reconciler:
             self._next["prune"] = now + 10.0  # there may be more
             log.info("retention: %d runs lost their counts, %d minutes of history were folded", runs, minutes)
 
-    def _say(self, what: str, words: str) -> None:
-        """Log a problem once, not at every look; "" means that it is over."""
+    def _say(self, what: str, words: str, *, known: bool = True) -> None:
+        """Log a problem once, not at every look; "" means that it is over. A fault of ours comes with its traceback."""
         if self._said.get(what, "") != words:
             self._said[what] = words
             if words:
-                log.error("%s", words)
+                log.error("%s", words, exc_info=not known)
 
 
 def main(settings: Settings, reload: Callable[[], Settings] | None = None) -> int:

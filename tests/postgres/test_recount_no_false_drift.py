@@ -238,14 +238,23 @@ def counts(conn: Connection) -> int | None:
 
 def concludes(conn: Connection) -> None:
     """Wait until the stream concludes runs: what was open when its reader began has ended."""
-    answered = "SELECT 1 FROM sentstream.answers WHERE run_id >= %s AND verified > 0 AND conclusive"
     first = eventually(lambda: counts(conn), 30)
 
     def probe() -> bool:
         counts(conn)
-        return conn.execute(answered, (first,)).fetchone() is not None
+        rows = conn.execute(
+            "SELECT run_id, conclusive AND verified > 0, reason FROM sentstream.answers ORDER BY run_id DESC LIMIT 1"
+        ).fetchall()
+        marks = conn.execute("SELECT lsn, as_of, flushed_at, clock_timestamp() FROM sentstream.watermarks").fetchall()
+        open_ = conn.execute(
+            "SELECT pid, xact_start, wait_event, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+        )
+        assert rows, "nothing was answered"
+        assert rows[0][0] >= first, f"run {first} is not answered: {rows}, {marks}, {open_.fetchall()}"
+        assert rows[0][1], f"not concluded: {rows}, {marks}, {open_.fetchall()}"
+        return True
 
-    eventually(probe, 60, every=0.1)
+    eventually(probe, 120, every=0.1)
 
 
 def judge(conn: Connection, runs: list[Run], counted: int) -> None:
