@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -129,12 +130,15 @@ class Worker:
 
     def _app(self) -> faust.App:
         options = self.options
+        # Faust makes its folders even where nothing is kept in them; by default in the current directory
+        self._scratch = tempfile.TemporaryDirectory(prefix="sentstream-work-")
         app = faust.App(
             options.names.group,
             **options.cluster.faust(),
             **faust_fixes.settings(),
             autodiscover=False,
             store="memory://",
+            datadir=self._scratch.name,
             broker_client_id="sentstream-work",
             broker_session_timeout=10,
             broker_heartbeat_interval=2,
