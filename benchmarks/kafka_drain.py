@@ -45,8 +45,11 @@ def main() -> int:
         s.set_up()
         first = settings(s, kafka, given.partitions)
         ensure(Settings(**first))
-        with s.sentstream("read", **first), s.sentstream("work", **first), s.sentstream("reconcile", **first):
-            until(lambda: s.based() and s.value("SELECT count(*) FROM sentstream.watermarks") == given.partitions)
+        with s.sentstream("work", **first):
+            with s.sentstream("reconcile", **first), s.sentstream("read", **first):
+                until(lambda: s.based() and s.value("SELECT count(*) FROM sentstream.watermarks") == given.partitions)
+            confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'sentstream'"
+            until(lambda: s.value(f"SELECT min(lsn) >= ({confirmed}) FROM sentstream.watermarks"))
         s.session.execute(_GENERATE.encode())
         s.session.execute("SET synchronous_commit = off")
         s.session.execute("CALL backlog(%s::int)", (rows,))
@@ -58,11 +61,11 @@ def main() -> int:
             times["pg_recvlogical"].append(_recvlogical(s, end))
             if debezium is not None:
                 times.setdefault("debezium", []).append(debezium.drain(s, given.transactions))
+            again(s)
             seconds, grown = drained(s, kafka, given.partitions, end, rows)
             times["sentstream"].append(seconds)
             for role, value in grown.items():
                 memory[role].append(value)
-            again(s)
     medians = {way: round(statistics.median(values), 2) for way, values in times.items()}
     ours = medians["sentstream"]
     bounds = {"1.5 times as fast as pg_recvlogical": medians["pg_recvlogical"] >= 1.5 * ours}

@@ -171,7 +171,11 @@ class Publications:
                 batch.append(key=key, value=value, timestamp=None)
         batch.close()
         futures.append(await producer.send_batch(batch, topic, partition=partition))
-        await asyncio.wait_for(asyncio.gather(*futures), _TIMEOUT)
+        done, waiting = await asyncio.wait(futures, timeout=_TIMEOUT)
+        for future in done:
+            future.result()
+        if waiting:
+            raise TimeoutError(f"{len(waiting)} batches for {topic} are not acknowledged")
         self.published += len(records)
 
 

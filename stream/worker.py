@@ -580,5 +580,7 @@ class Worker:
         try:
             await asyncio.wait({publishing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            publishing.cancel()
             leaving.cancel()
+            publishing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await publishing
