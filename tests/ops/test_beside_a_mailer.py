@@ -1,5 +1,5 @@
-"""The newcomer's path: deploying.md beside a mailer, as it says. The unit's own command, files and variables; a role that
-owns nothing; a server that demands TLS and a password; a token. Only systemd itself is missing."""
+"""The newcomer's path of docs/operations/deploying.md: the unit's own command, files and variables; a role that owns
+nothing; a server that demands TLS and a password; a token. Only systemd itself is missing."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ from tests.waiting import eventually
 UNIT = ROOT / "deploy" / "systemd" / "sentstream.service"
 ENVIRONMENT = ROOT / "deploy" / "systemd" / "sentstream.env"
 TOKEN = "a-long-random-word"
+_OPENSSL = (
+    *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+    *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+)
 
 
 def can_tls(installation: Installation) -> bool:
@@ -50,8 +54,7 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[PrivateServer, Path]]:
     with PrivateServer(found[0]) as server:
         key, certificate = server.data / "server.key", server.data / "server.crt"
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-            + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+            [*_OPENSSL, "-keyout", str(key), "-out", str(certificate)],
             check=True,
             capture_output=True,
         )
