@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
 
 from connectors.mailer.simulator import ACTS, MIXES, Load, Simulator, parse_mix
@@ -332,3 +332,29 @@ def test_a_mix_by_name_or_weights(text: str, mix: dict[str, float]) -> None:
 def test_a_mix_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--mix"):
         parse_mix(text)
+
+
+def test_a_transaction_whose_fate_was_unknown_is_found_out_from_the_table(mailer_url: str, conn: Conn) -> None:
+    """The connection goes between the statement and the answer to the commit: with and without the commit done."""
+    simulator, campaign = started(mailer_url, 40)
+    send(simulator, 20)
+    sent = simulator.truth().campaigns[campaign].counts[2]
+    session = simulator.desk.session
+
+    def lose(*, committed: bool) -> None:
+        def work(cursor: Cursor[TupleRow]) -> Callable[[], None]:
+            cursor.execute("DELETE FROM email_queue WHERE id = (SELECT min(id) FROM email_queue WHERE status = 'sent')")
+            if committed:
+                cursor.execute("COMMIT")
+            cursor.connection.close()
+            raise psycopg.OperationalError("the answer never came")
+
+        assert not session.commit(work)
+
+    lose(committed=False)
+    assert simulator.truth().campaigns[campaign].removed == 0
+    lose(committed=True)
+    truth = simulator.truth().campaigns[campaign]
+    assert (truth.removed, truth.counts[2]) == (1, sent - 1)
+    assert simulator.losses == 2
+    assert not simulator.differences()

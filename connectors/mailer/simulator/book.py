@@ -11,7 +11,7 @@ queue row keeps what the mailer itself wrote.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -159,8 +159,9 @@ class Page:
         self.line.clear()
         self.counts = [0] * len(STATUSES)
 
-    def replace(self, rows: Mapping[int, int]) -> None:
-        """What the database says after a transaction of which we don't know whether it was committed."""
+    def replace(self, rows: Mapping[int, int], there: Collection[int] = ()) -> None:
+        """The rows as the table has them. ``there``: rows in any campaign; what is not among them has been deleted."""
+        self.removed += sum(status == SENT and row not in there for row, status in self.rows.items())
         self.rows = dict(rows)
         self.counts = [0] * len(STATUSES)
         for status in self.rows.values():

@@ -191,7 +191,7 @@ def delete_campaign(desk: Desk, act: Act) -> int:
         cursor.execute(say.DELETE_CAMPAIGN, (page.id,))
         return lambda: desk.forget(page)
 
-    desk.session.commit(work, deletes=True)
+    desk.session.commit(work)
     return rows
 
 
@@ -211,7 +211,7 @@ def delete_subscribers(desk: Desk, act: Act) -> int:
 
         return settle
 
-    desk.session.commit(work, deletes=True)
+    desk.session.commit(work)
     return changed
 
 
@@ -237,7 +237,7 @@ def _all_campaigns(desk: Desk, statement: str, before: str, after: str) -> int:
 
         return settle
 
-    desk.session.commit(work)
+    desk.session.commit(work, whole=True)
     return 0
 
 
@@ -249,7 +249,7 @@ def clear(desk: Desk, act: Act) -> int:
         cursor.execute(say.CLEAR_CASCADE if act.n % 2 else say.CLEAR)
         return desk.book.truncate
 
-    desk.session.commit(work, deletes=True)
+    desk.session.commit(work, whole=True)
     return rows
 
 
@@ -268,7 +268,7 @@ def delete_cancelled(desk: Desk, act: Act) -> int:
 
         return settle
 
-    desk.session.commit(work, deletes=True)
+    desk.session.commit(work, whole=True)
     return changed
 
 

@@ -113,19 +113,21 @@ class Desk:
         """As random as the seed allows."""
         return UUID(int=self.rng.getrandbits(128), version=4)
 
-    def _read_again(self, cursor: Cursor[TupleRow]) -> None:
-        """Its campaigns and rows as the tables have them; what was on its way is not known any more."""
+    def _read_again(self, cursor: Cursor[TupleRow], whole: bool) -> None:
+        """The campaigns and rows as the tables have them; what was on its way is not known any more.
+
+        A row that is gone was deleted by the transaction in doubt, and stands in the book as it was then."""
         self.on_their_way.clear()
+        pages = list(self.book.pages.values()) if whole else list(self.pages)
         now = {row[0]: row for row in cursor.execute(say.CAMPAIGNS_NOW).fetchall()}
-        rows: dict[int, dict[int, int]] = {page.id: {} for page in self.pages}
-        for row, campaign, status in cursor.execute(say.ROWS_OF_CAMPAIGNS, (list(rows),)).fetchall():
-            rows[campaign][row] = STATUS_BY_NAME[status]
-        for page in list(self.pages):
+        rows = _read_rows(cursor, [page.id for page in pages])
+        there = {row for of_page in rows.values() for row in of_page}
+        for page in pages:
             if page.id not in now:
                 self.forget(page)
                 continue
             _, page.name, page.status, page.use_queue, page.auto_paused, page.to_send, _, counter = now[page.id]
-            page.replace(rows[page.id])
+            page.replace(rows[page.id], there)
             if page.messenger != QUEUE_MESSENGER:
                 page.counter = counter
 
@@ -146,11 +148,16 @@ def read_book(cursor: Cursor[TupleRow]) -> tuple[Book, Sequence[int], str]:
         page = Page(campaign, name, status, messenger, to_send, to_send, use_queue, auto_paused)
         page.counter = sent
         book.pages[campaign] = page
-    rows: dict[int, dict[int, int]] = {campaign: {} for campaign in book.pages}
-    for row, campaign, status in cursor.execute(say.ROWS_OF_CAMPAIGNS, (list(rows),)).fetchall():
-        rows[campaign][row] = STATUS_BY_NAME[status]
-    for campaign, page in book.pages.items():
-        page.replace(rows[campaign])
+    for campaign, rows in _read_rows(cursor, list(book.pages)).items():
+        book.pages[campaign].replace(rows)
     subscribers = [row[0] for row in cursor.execute(say.SUBSCRIBERS_NOW).fetchall()]
     ((mark,),) = cursor.execute(say.MARK).fetchall()
     return book, subscribers, str(mark)
+
+
+def _read_rows(cursor: Cursor[TupleRow], campaigns: Sequence[int]) -> dict[int, dict[int, int]]:
+    """Status by row, by campaign."""
+    rows: dict[int, dict[int, int]] = {campaign: {} for campaign in campaigns}
+    for row, campaign, status in cursor.execute(say.ROWS_OF_CAMPAIGNS, (list(campaigns),)).fetchall():
+        rows[campaign][row] = STATUS_BY_NAME[status]
+    return rows

@@ -98,8 +98,10 @@ ROWS_OF_SUBSCRIBERS: Final = (
 # after a lost connection ------------------------------------------------------------------------------------------
 
 WHERE_WAL_STANDS: Final = "SELECT pg_current_wal_insert_lsn()::text"
-XID: Final = "SELECT pg_current_xact_id()::text"
-XACT_STATUS: Final = "SELECT pg_xact_status(%s::text::xid8)"
+BACKEND: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+END_BACKEND: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s::int AND backend_start = %s::timestamptz"
+)
 ROWS_OF_CAMPAIGNS: Final = "SELECT id, campaign_id, status FROM email_queue WHERE campaign_id = ANY(%s::int[])"
 CAMPAIGNS_NOW: Final = (
     "SELECT id, name, status::text, use_queue, auto_paused, coalesce(to_send, 0), messenger, coalesce(sent, 0) "
