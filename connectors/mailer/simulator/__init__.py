@@ -2,11 +2,13 @@
 
     choose.py      pure: which act comes next, and on what
     book.py        pure: what the simulated mailer knows of its rows, and so the truth
+    ticker.py      pure: what it does when its send window closes and opens
     statements.py  the statements of the mailer
-    sender.py      one connection that performs acts and enters them into the book after each commit
+    session.py     one connection: transactions that enter the book once committed, and what to do when it is lost
+    desk.py        what one sender works on;  rows.py, campaigns.py: the acts;  sender.py: choose, perform, account
     simulator.py   one sender, step by step, for tests:  Simulator(url, seed).step()
     load.py        several senders at a rate, for benchmarks
-    demo.py        newsletters that come and go, for people
+    demo.py        newsletters that come and go, for people;  cast.py: which;  history.py: what was there before
     __main__.py    the process: python -m connectors.mailer.simulator --database-url ...
 
 The truth is kept in the process and never read from the database, so it can prove what counts the database.

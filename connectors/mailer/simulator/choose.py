@@ -6,7 +6,7 @@ same seed and the same book always make the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -261,8 +261,3 @@ def _checked(mix: dict[str, float]) -> Mix:
     if not kept:
         raise ConfigurationError("--mix names no act with a weight above 0.", f"Mixes: {', '.join(MIXES)}.")
     return kept
-
-
-def possible(names: Iterable[str], view: View, rng: Random) -> list[str]:
-    """Those acts that could be done now."""
-    return [name for name in names if ACTS[name](view, rng) is not None]
