@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ("tests.fix_postgres", "tests.fix_kafka", "tests.fix_proxy")
+
+# a machine that is busy with other things makes no test fail: pytest's time limit is the only one
+settings.register_profile("sentstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sentstream")
