@@ -210,7 +210,7 @@ def _slot_advice(look: Look, verdict: Verdict) -> str:
     if verdict is Verdict.STALL:
         return "The slot is read and does not get on: see the reader's log, and pg_stat_activity for long transactions."
     if verdict is Verdict.WARN:
-        return "The reader is behind and catching up: wait, and look again."
+        return "The reader is behind: it catches up, or has just stopped. Look again in half a minute."
     if verdict is Verdict.REWIND:
         return "The slot moved back: the database was restored. A new epoch and a recount follow by themselves."
     return "Too few looks to say: ask again in a minute."
@@ -226,7 +226,7 @@ def _flush_advice(look: Look, verdict: Verdict, unbased: tuple[int, ...]) -> str
     if verdict is Verdict.STALL:
         return "Counts are not being written: see that sentstream runs, and what its log says of the flush."
     if verdict is Verdict.WARN:
-        return "Counts are behind and catching up: wait, and look again."
+        return "Counts are behind: they catch up, or have just stopped. Look again in half a minute."
     if verdict is Verdict.REWIND:
         return "The database was restored: a new epoch and a recount follow by themselves."
     return "Too few looks to say: ask again in a minute."

@@ -151,5 +151,5 @@ def backdate_history(url: str, minutes: int = 180, seed: int = 3) -> None:
                 session.execute(
                     "INSERT INTO sentstream.history (campaign_id, minute, kind, sent) VALUES"
                     " (%s, date_trunc('minute', now()) - make_interval(mins => %s), 'flow', %s) ON CONFLICT DO NOTHING",
-                    (number, back, int(chance.uniform(60, 130) * wave)),
+                    (number, back, int(chance.uniform(150, 260) * wave)),
                 )

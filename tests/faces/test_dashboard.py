@@ -198,13 +198,13 @@ def test_filters_and_search(browser: Browser, counting_website: Site, scene: Sce
     with opened(browser, counting_website.url + "/") as page:
         rows = page.locator("#list > li")
         expect(page.locator(SPRING)).to_be_visible()
-        page.get_by_text("All", exact=True).click()
+        page.get_by_role("radio", name="All").check()
         expect(rows).to_have_count(4)
-        page.get_by_text("Problems", exact=True).click()
+        page.get_by_role("radio", name="Problems").check()
         expect(rows).to_have_count(1)
         page.get_by_role("searchbox").fill("digest")
         expect(page.locator("#empty")).to_contain_text("No campaign is called")
-        page.get_by_text("All", exact=True).click()
+        page.get_by_role("radio", name="All").check()
         expect(rows).to_have_count(1)
 
 

@@ -81,6 +81,7 @@ export class List {
       if (row.element !== place) this.#list.insertBefore(row.element, place);
       before = row.element;
     }
+    this.#list.classList.toggle("long", shown.length > 60); // rows out of sight are not laid out, then
     const loaded = this.#stream.loaded;
     this.#list.setAttribute("aria-busy", String(!loaded));
     byId("skeletons").hidden = loaded;

@@ -96,10 +96,13 @@ async function history() {
 function themes() {
   const root = document.documentElement;
   const button = byId("theme");
-  const show = () => {
+  const tell = () => {
     const words = `Colours: ${THEMES[root.dataset.theme ?? "auto"]}`;
     button.setAttribute("aria-label", words);
     button.title = words;
+  };
+  const show = () => {
+    tell();
     chart.redraw();
     redrawAll();
   };
@@ -115,6 +118,7 @@ function themes() {
     show();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  tell();
 }
 
 function logout() {
