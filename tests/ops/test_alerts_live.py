@@ -129,6 +129,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     settings = {"max_slot_wal_keep_size": "256MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
     with PrivateServer(settings=settings) as server:
         db = create_database(server, mailer=True)
+        fill(db)  # the first gets mail all the time, the second none
         fill(db)
         prepare(db)
         ports = (free_port(), free_port())
@@ -239,7 +240,10 @@ def test_a_counter_that_is_overwritten(scene: Scene) -> None:
 
 
 def test_a_store_that_is_tampered_with(scene: Scene) -> None:
-    scene.db.execute("UPDATE sentstream.progress SET queue_failed = queue_failed + 5")
+    scene.db.execute(
+        "UPDATE sentstream.progress SET queue_failed = queue_failed + 5"
+        " WHERE campaign_id = (SELECT max(campaign_id) FROM sentstream.progress)"
+    )
     scene.recount()
     scene.fires("SentstreamDrift")
     scene.an_hour_later()

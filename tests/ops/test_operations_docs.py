@@ -17,6 +17,8 @@ __all__ = ["prepared_db", "run"]
 
 PAGES = [*sorted((ROOT / "docs" / "operations").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
 
+_FENCED = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
 
 def blocks(*kinds: str) -> Iterator[tuple[str, str]]:
     """(page, text) of the fenced blocks of these kinds, without their indentation."""
