@@ -347,12 +347,15 @@ class _Watch(threading.Thread):
         self.join(timeout=5)
 
     def run(self) -> None:
-        asked = float("-inf")
-        while not self._stopped.wait(TICK):
+        asked = conformed = float("-inf")
+        # Twice a tick: what a flush writes every tick is then at most one and a half ticks old, and never stale.
+        while not self._stopped.wait(TICK / 2):
             try:
-                conform(self._connection, self._options)
-                self._clocks.append(slots.clock(self._connection))
                 now = time.monotonic()
+                if now - conformed >= TICK * 0.9:
+                    conformed = now
+                    conform(self._connection, self._options)
+                self._clocks.append(slots.clock(self._connection))
                 if now - asked >= _SNAPSHOT_EVERY:
                     asked = now
                     self._remember(now)
