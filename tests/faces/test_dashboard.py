@@ -341,6 +341,7 @@ def test_the_page_to_copy_works(browser: Browser, prepared_db: Database, scene: 
             copied = found[1].replace("http://127.0.0.1:8087", other.url)
             copied = copied.replace("campaigns/1/", f"campaigns/{scene.ids[-1]}/")
             (tmp_path / "page.html").write_text(copied, encoding="utf-8")
+            (tmp_path / "favicon.ico").write_bytes(b"")  # browsers ask for it
             with opened(browser, origin + "/page.html") as page:
                 expect(page.locator("output")).to_contain_text("40 of 102")
                 scene.send(scene.ids[-1], 3)
