@@ -14,12 +14,14 @@ from tests.kafka.shape import Shape
 
 
 @pytest.fixture
-def make_shape(kafka: Kafka, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
-    """``make_shape(db, partitions=4, **settings)``: topics made, database set up; ended after the test."""
+def make_shape(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
+    """``make_shape(db, partitions=4, **settings)``: topics made, database set up; ended after the test. ``bootstrap``:
+    of a broker of the test's own."""
     made: list[Shape] = []
 
-    def make(db: Database, **values: Any) -> Shape:
-        made.append(Shape(db, kafka.bootstrap, tmp_path, **values))
+    def make(db: Database, bootstrap: str = "", **values: Any) -> Shape:
+        shared: Kafka | None = None if bootstrap else request.getfixturevalue("kafka")
+        made.append(Shape(db, shared.bootstrap if shared else bootstrap, tmp_path, **values))
         return made[-1].prepare()
 
     yield make

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.kafka.broker import PrivateKafka
 from tests.fix_postgres import Database
-from tests.kafka.shape import Shape, load
+from tests.kafka.shape import Role, Shape, load
 from tests.kafka.test_shape import proved, running
 from tests.waiting import eventually
 
@@ -74,31 +74,50 @@ def test_partitions_of_a_killed_worker_move_within_fifteen_seconds(shape: Shape)
 
 
 def test_a_worker_restarted_under_its_name_goes_on_and_the_others_are_untouched(shape: Shape) -> None:
+    """Within five seconds of its being there again; on a machine so busy that Python itself takes longer than the
+    session time-out to start, the member is missed, and it is tried again."""
     running(shape, workers=2)
     _, first, second = shape.roles
-    eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 40, every=0.5)
+    for _ in range(4):
+        eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 60, every=0.5)
+        if restarted_in_time(shape, first, second):
+            break
+    else:
+        pytest.fail("Python took longer than the session time-out to start, four times")
+    proved(shape)
+
+
+def restarted_in_time(shape: Shape, first: Role, second: Role) -> bool:
+    """Kill and restart the first worker; False where its process took too long to start."""
     mine, others = partitions_of(shape, "w0"), partitions_of(shape, "w1")
-    assigned = second.said.count("partitions assigned")
+    assigned, joined = second.said.count("partitions assigned"), first.said.count("joins the group")
     with load(shape.db, 8):
         before = flushed_at(shape)
         first.kill()
+        killed = time.monotonic()
         first.again()
+        eventually(lambda: first.said.count("joins the group") > joined, 60)
+        began = time.monotonic()
+        if began - killed > 5:
+            return False
 
         def back() -> bool:
-            return all(flushed_at(shape)[partition] > before[partition] + 3 for partition in mine)
+            now = flushed_at(shape)
+            return all(now[partition] > before[partition] + (began - killed) for partition in mine)
 
         longest = longest_pause(shape, others, back)
+        assert time.monotonic() - began < 5 + 2.5  # a partition in which nothing happens is flushed every two seconds
     assert partitions_of(shape, "w0") == mine
     assert second.said.count("partitions assigned") == assigned
-    assert longest < 4
-    proved(shape)
+    assert longest < 5
+    return True
 
 
 def test_a_broker_away_is_waited_for_and_nothing_is_confirmed(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:
     """Ten seconds here, a minute in the slow form: the reader's memory stays, the slot holds the log, all goes on."""
-    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    shape = running(make_shape(mailer_db, bootstrap=private_kafka.bootstrap))
     away(shape, private_kafka, 10)
 
 
@@ -106,7 +125,7 @@ def test_a_broker_away_is_waited_for_and_nothing_is_confirmed(
 def test_a_broker_away_for_a_minute(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:
-    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    shape = running(make_shape(mailer_db, bootstrap=private_kafka.bootstrap))
     away(shape, private_kafka, 60)
 
 
@@ -132,7 +151,7 @@ def away(shape: Shape, kafka: PrivateKafka, seconds: float) -> None:
 def test_a_broker_that_is_killed_under_load(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:
-    shape = running(make_shape(mailer_db, kafka_bootstrap_servers=private_kafka.bootstrap))
+    shape = running(make_shape(mailer_db, bootstrap=private_kafka.bootstrap))
     with load(shape.db, 8) as done:
         for _ in range(2):
             seen = done()
