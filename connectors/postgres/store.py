@@ -9,7 +9,7 @@ All writers of ours (this one, the interim raise of a recount) take the watermar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from stream.core.epoch import Server, Watermark
 from stream.core.errors import FencedError
-from stream.core.flushing import Flush, Flushed, Overwritten, ProgressRow, Stored, with_store_faults
+from stream.core.flushing import Flush, Flushed, Overwritten, ProgressRow, Stored, with_raised, with_store_faults
 from stream.core.partition import Campaign, Loaded
 from stream.core.position import Position, lsn_text, parse_lsn
 
@@ -186,6 +186,7 @@ class Store:
                     row[7],
                     microseconds(row[8]) or None,
                     parse_lsn(row[9]) if row[9] else None,
+                    floor=parse_lsn(row[10]) if row[10] else None,
                 )
                 for row in rows
             ),
@@ -271,6 +272,7 @@ class Store:
                     "Its state is loaded again.",
                 )
             at("after_swap")
+            flush, raised = self._raised(connection, flush)
             held, overwritten, writes = self._due_now(connection, flush)
             flush = self._checked(connection, flush)
             self._write_rows(connection, flush)
@@ -282,7 +284,19 @@ class Store:
                 connection.execute(self._found_right, ([campaign for campaign in flush.due if campaign not in writes],))
             at("before_commit")
         at("after_commit")
-        return Flushed(frozenset(held), tuple(overwritten), tuple(writes), flush.verdicts)
+        return Flushed(frozenset(held), tuple(overwritten), tuple(writes), flush.verdicts, raised)
+
+    @staticmethod
+    def _raised(connection: Connection, flush: Flush) -> tuple[Flush, Mapping[int, int]]:
+        """With a baseline, the campaigns that only a raise has met so far."""
+        if not flush.unmet:
+            return flush, {}
+        rows = connection.execute(
+            "SELECT campaign_id, coalesce(written, 0) FROM sentstream.progress"
+            " WHERE campaign_id = ANY(%s::int[]) AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)",
+            (list(flush.unmet), lsn_text(flush.position.lsn)),
+        ).fetchall()
+        return with_raised(flush, dict(rows))
 
     def _due_now(self, connection: Connection, flush: Flush) -> tuple[set[int], list[Overwritten], dict[int, int]]:
         """Lock the counters that differ; those that somebody else has locked stay due."""
@@ -316,8 +330,11 @@ class Store:
     @staticmethod
     def _write_rows(connection: Connection, flush: Flush) -> None:
         if flush.deleted:
+            # A row that was raised ahead of the stream is of a campaign that lives where the stream will get to.
             connection.execute(
-                "DELETE FROM sentstream.progress WHERE campaign_id = ANY(%s::int[])", (list(flush.deleted),)
+                "DELETE FROM sentstream.progress WHERE campaign_id = ANY(%s::int[])"
+                " AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)",
+                (list(flush.deleted), lsn_text(flush.position.lsn)),
             )
             connection.execute(
                 "DELETE FROM sentstream.history WHERE campaign_id = ANY(%s::int[])", (list(flush.deleted),)

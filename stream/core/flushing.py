@@ -23,7 +23,8 @@ Stored = tuple[int, int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ProgressRow:
-    """A row of ``sentstream.progress``, with what the mailer says of the campaign. ``verified_at``: microseconds."""
+    """A row of ``sentstream.progress``, with what the mailer says of the campaign. ``verified_at``: microseconds;
+    ``floor``: the LSN of the run that raised the counter, where one did."""
 
     campaign: int
     counts: Counts
@@ -34,6 +35,7 @@ class ProgressRow:
     name: str = ""
     status: str = ""
     to_send: int = 0
+    floor: int | None = None
 
     @property
     def stored(self) -> Stored:
@@ -60,7 +62,8 @@ class Flush:
     ``rows``: progress rows that changed; ``deleted``: campaigns that went, removed before any row is written (one that
     came again with the same number is in both); ``due``: campaigns whose ``campaigns.sent`` must show the number given
     (it is written only where it differs, and only from the floor on); ``check``: what the store should hold now, where
-    a recount asks for the comparison.
+    a recount asks for the comparison; ``unmet``: campaigns that a baseline found without rows and that the state did
+    not know, with its minute (see :func:`with_raised`); ``keep``: the policy.
     """
 
     partition: int
@@ -77,6 +80,8 @@ class Flush:
     answers: tuple[Answer, ...] = ()
     check: Mapping[int, Stored] | None = None
     next_offset: int | None = None
+    unmet: Mapping[int, int] = field(default_factory=dict)
+    keep: bool = True
 
     @property
     def empty(self) -> bool:
@@ -103,6 +108,30 @@ class Flushed:
     wrote: tuple[int, ...] = ()
     #: the flush's verdicts, and those on the store itself
     verdicts: tuple[Verdict, ...] = ()
+    #: campaigns that the store knew and the state did not, with what becomes ``removed``
+    raised: Mapping[int, int] = field(default_factory=dict)
+
+
+def with_raised(flush: Flush, written: Mapping[int, int]) -> tuple[Flush, Mapping[int, int]]:
+    """The flush of a baseline, with the campaigns whose counter a run had raised before and whose rows were all gone
+    when they were counted: what was shown does not fall, it becomes ``removed`` (policy ``keep``).
+
+    ``written``: what progress says we wrote, of those of ``flush.unmet`` that have a row there whose floor is behind
+    the flush. Returned with what became ``removed``, for the state to take over.
+    """
+    if not written:
+        return flush, {}
+    removed = {campaign: n if flush.keep else 0 for campaign, n in written.items()}
+    rows = {row.campaign: row for row in flush.rows}
+    due, history = dict(flush.due), dict(flush.history)
+    for campaign, n in removed.items():
+        row = rows.get(campaign) or ProgressRow(campaign, (0, 0, 0, 0, 0), 0, 0)
+        rows[campaign] = row = replace(row, removed=row.removed + n, sent=row.sent + n)
+        due[campaign] = row.sent
+        if n:
+            key: HistoryKey = (campaign, flush.unmet[campaign], "baseline")
+            history[key] = history.get(key, 0) + n
+    return replace(flush, rows=tuple(rows.values()), due=due, history=tuple(history.items())), removed
 
 
 def with_store_faults(flush: Flush, found: Mapping[int, Stored]) -> Flush:

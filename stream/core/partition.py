@@ -94,6 +94,7 @@ class _Pending:
     history: dict[HistoryKey, int] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    unmet: dict[int, int] = field(default_factory=dict)
     check: bool = False
 
 
@@ -120,6 +121,8 @@ class Partition:
         self._contested_at: dict[int, float] = {}
         self._overwritten: dict[int, Overwritten] = {}
         self._unbased_because: str | None = None
+        #: campaigns that only a raise had met when the state was loaded, with the LSN of its run
+        self._raised: dict[int, int] = {}
         #: (campaign, status before, status now), as the log told them; the runtime takes them away
         self.status_changes: list[tuple[int, str, str]] = []
 
@@ -137,10 +140,12 @@ class Partition:
         self._held.clear()
         self._contested.clear()
         self._unbased_because = because
-        self._rows, self._stored, self._verified = {}, {}, {}
+        self._rows, self._stored, self._verified, self._raised = {}, {}, {}, {}
         for row in loaded.rows:
-            if not self.based and not any(row.stored) and not row.sent:
-                continue  # put there by an interim raise: we have not met the campaign
+            floor = row.floor or 0
+            if not any(row.stored) and not row.sent and (not self.based or floor > self.position.lsn):
+                self._raised[row.campaign] = floor  # put there by an interim raise: we have not met the campaign
+                continue
             self._rows[row.campaign] = self._row(row.counts, row.removed)
             self._stored[row.campaign] = row.stored
             if row.sent != self.sent(row.campaign):
@@ -235,6 +240,10 @@ class Partition:
         """A campaign's first row. What its counter shows already was not sent from here: it becomes ``removed``."""
         known = self._campaigns.get(campaign)
         removed = max(0, known.sent) if known is not None and self._keep else 0
+        if self._raised.pop(campaign, None) is not None:
+            removed = 0  # it is we who raised the counter, for rows that the stream is about to bring
+        if removed:
+            self._pending.unmet.pop(campaign, None)
         row = self._rows[campaign] = self._row((0, 0, 0, 0, 0), removed)
         self._note(campaign, minute, "baseline", removed)
         return row
@@ -246,8 +255,9 @@ class Partition:
 
     def _truncate(self, entry: Truncate, minute: int) -> None:
         if entry.table == "campaigns":
-            for campaign in [*self._rows, *self._campaigns]:
-                self._campaign_deleted(campaign)
+            for campaign in list(self._rows):
+                self._drop(campaign)
+            self._campaigns.clear()  # those that came later, and were loaded, come again
             return
         if not self.based:
             return
@@ -279,6 +289,7 @@ class Partition:
 
     def _campaign_deleted(self, campaign: int) -> None:
         self._campaigns.pop(campaign, None)
+        self._raised.pop(campaign, None)
         self._drop(campaign)
         self._pending.deleted.add(campaign)
 
@@ -293,6 +304,7 @@ class Partition:
         pending.changed.discard(campaign)
         pending.described.discard(campaign)
         pending.due.discard(campaign)
+        pending.unmet.pop(campaign, None)
         for key in [key for key in pending.history if key[0] == campaign]:
             del pending.history[key]
 
@@ -307,9 +319,14 @@ class Partition:
         verdicts: list[Verdict] = []
         for campaign in [c for c in self._rows if c not in entry.expected]:
             self._drop(campaign)  # the campaign is gone
+        for campaign in [c for c, floor in self._raised.items() if c not in entry.expected and floor <= entry.lsn]:
+            del self._raised[campaign]
+            pending.deleted.add(campaign)
         tally = {VERIFIED: 0, DRIFT: 0, BASELINE: 0}
         for campaign, counted in entry.expected.items():
             if campaign not in self._rows and not any(counted.counts):
+                if not self.based:
+                    pending.unmet[campaign] = minute  # unless a run has raised it, before its rows went
                 continue  # a campaign that never had a queue row is never written
             row_verdicts = self._judge(entry, campaign, counted, minute)
             kinds = {verdict.verdict for verdict in row_verdicts}
@@ -373,6 +390,7 @@ class Partition:
         if vanished:
             cause = ROWS_VANISHED
         self._rows[campaign] = self._row(counted.counts, removed + vanished)
+        self._raised.pop(campaign, None)
         self._note(campaign, minute, "baseline", self.sent(campaign) - total)
         after = named(counted.counts, removed + vanished)
         after["counter"] = self.sent(campaign)
@@ -435,6 +453,8 @@ class Partition:
             answers=tuple(pending.answers),
             check=dict(self._stored) if pending.check else None,
             next_offset=next_offset,
+            unmet=pending.unmet,
+            keep=self._keep,
         )
 
     def _tried_again(self, now: float) -> set[int]:
@@ -477,8 +497,21 @@ class Partition:
         for row in flush.rows:
             if row.campaign in self._rows:
                 self._stored[row.campaign] = row.stored
+        for campaign, removed in result.raised.items():
+            self._take_over(campaign, removed)
         for campaign in result.held:
             if campaign in self._rows:
                 self._held[campaign] = now + HELD_AGAIN
         for overwritten in result.overwritten:
             self._overwritten[overwritten.campaign] = overwritten
+
+    def _take_over(self, campaign: int, removed: int) -> None:
+        """A campaign that only a raise had met, as the flush has written it."""
+        if campaign in self._pending.deleted:
+            return
+        self._raised.pop(campaign, None)
+        row = self._rows.setdefault(campaign, self._row((0, 0, 0, 0, 0)))
+        row[_GONE] += removed
+        *counts, before = self._stored.get(campaign, (0, 0, 0, 0, 0, 0))
+        self._stored[campaign] = (counts[0], counts[1], counts[2], counts[3], counts[4], before + removed)
+        self._pending.changed.add(campaign)

@@ -22,14 +22,18 @@ CAMPAIGNS = (1, 2, 70_000, -3)
 
 
 class Oracle:
-    """Rows of ``email_queue`` and of ``campaigns``, committed."""
+    """Rows of ``email_queue`` and of ``campaigns``, committed. ``reuse``: a campaign that went may come again with the
+    same number, which a sequence never gives."""
 
-    def __init__(self, queue: Table, campaigns: Table = wal.CAMPAIGNS) -> None:
-        self.queue, self.campaigns = queue, campaigns
+    def __init__(self, queue: Table, campaigns: Table = wal.CAMPAIGNS, reuse: bool = True) -> None:
+        self.queue, self.campaigns, self.reuse = queue, campaigns, reuse
+        self.numbers = list(CAMPAIGNS)
         self.rows: dict[int, dict[str, Any]] = {}
         self.known: dict[int, dict[str, Any]] = {}
         #: rows that were sent when they were deleted, by campaign, as long as it lives
         self.removed: Counter[int] = Counter()
+        #: campaigns that ever had a row, as long as they live
+        self.met: set[int] = set()
         self._next = 1
 
     # ---- the truth ----------------------------------------------------------------------------------------------
@@ -53,7 +57,7 @@ class Oracle:
         return [message for act in acts for message in self._act(*act)]
 
     def _act(self, kind: int, a: int, b: int) -> list[bytes]:
-        campaign = CAMPAIGNS[a % len(CAMPAIGNS)]
+        campaign = self.numbers[a % len(self.numbers)]
         status = STATUSES[b % 5]
         row = self._pick(a)
         if kind < 6:
@@ -85,12 +89,14 @@ class Oracle:
         messages = [] if campaign in self.known else self._change_campaign(campaign, 0)
         number, self._next = self._next, self._next + 1
         row = self.rows[number] = wal.row(campaign, status, number, subscriber_id=number, updated_at=10**15)
+        self.met.add(campaign)
         return [*messages, self.queue.insert(row)]
 
     def _update(self, row: dict[str, Any], **changes: Any) -> list[bytes]:
         new = row | changes
         messages = [] if new["campaign_id"] in self.known else self._change_campaign(new["campaign_id"], 0)
         self.rows[row["id"]] = new
+        self.met.add(new["campaign_id"])
         return [*messages, self.queue.update(row, new)]
 
     def _gone(self, row: dict[str, Any]) -> None:
@@ -103,7 +109,8 @@ class Oracle:
 
     def _change_campaign(self, campaign: int, b: int) -> list[bytes]:
         before = self.known.get(campaign)
-        new = wal.campaign(campaign, ("draft", "running", "paused")[b % 3], b, 0, wal.UNCHANGED if before else "name")
+        sent, name = (before["sent"], wal.UNCHANGED) if before else (0, "name")
+        new = wal.campaign(campaign, ("draft", "running", "paused")[b % 3], b, sent, name)
         self.known[campaign] = new
         return [self.campaigns.update(None, new) if before else self.campaigns.insert(new)]
 
@@ -113,8 +120,14 @@ class Oracle:
         rows = [row for row in self.rows.values() if row["campaign_id"] == campaign]
         for row in rows:
             del self.rows[row["id"]]
-        self.removed.pop(campaign, None)
+        self._forget(campaign)
         return [self.campaigns.delete({"id": campaign}), *(self.queue.delete(row) for row in rows)]
+
+    def _forget(self, campaign: int) -> None:
+        self.removed.pop(campaign, None)
+        self.met.discard(campaign)
+        if not self.reuse:
+            self.numbers[self.numbers.index(campaign)] = max(self.numbers) + 1
 
     def _truncate(self) -> list[bytes]:
         for row in list(self.rows.values()):
@@ -122,9 +135,10 @@ class Oracle:
         return [wal.truncate(self.queue)]
 
     def _truncate_campaigns(self) -> list[bytes]:
+        for campaign in list(self.known):
+            self._forget(campaign)
         self.rows.clear()
         self.known.clear()
-        self.removed.clear()
         return [wal.truncate(self.campaigns, self.queue, options=1)]
 
 
