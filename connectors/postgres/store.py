@@ -280,8 +280,9 @@ class Store:
                 ids, sent = list(writes), list(writes.values())
                 connection.execute(self._write, (ids, sent))
                 connection.execute(_WRITTEN, (ids, sent))
-            if any(kind == "baseline" for (_, _, kind), _ in flush.history) or flush.answers:
-                connection.execute(self._found_right, ([campaign for campaign in flush.due if campaign not in writes],))
+            right = [campaign for campaign in flush.due if campaign not in writes]
+            if right:
+                connection.execute(self._found_right, (right,))
             at("before_commit")
         at("after_commit")
         return Flushed(frozenset(held), tuple(overwritten), tuple(writes), flush.verdicts, raised)

@@ -261,6 +261,23 @@ def test_a_counter_overwritten_by_somebody_is_put_right_within_two_seconds(db: D
         assert rows == [(1, "drift", "counter_overwritten", True)]
 
 
+def test_a_counter_that_was_right_from_the_start_and_is_overwritten_is_a_drift(
+    db: Database, counting: Counting
+) -> None:
+    """We never had to write it: it was found right when its campaign was met in the stream."""
+    with counting(db):
+        add_campaign(db, 3)
+        add_rows(db, 3, "queued", 2)
+        eventually(lambda: progress(db).get(3) == (2, 0, 0, 0, 0))
+        db.execute("UPDATE campaigns SET sent = 77 WHERE id = 3")
+        eventually(lambda: shown(db)[3] == 0)
+        with db.connect() as session:
+            run = count(session)
+        eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s", run.run_id))
+        causes = db.execute("SELECT campaign_id, cause FROM sentstream.verdicts WHERE verdict = 'drift'")
+        assert causes == [(3, "counter_overwritten")]
+
+
 def test_shadow_mode_writes_no_counter(db: Database, counting: Counting) -> None:
     with counting(db, write_back=False):
         add_rows(db, 1, "sent", 2)
