@@ -265,10 +265,13 @@ class Worker:
                         self._loaded(waiting.pop(0), loaded, flows)
                 return
             except LookupError as error:
+                if type(error) is not LookupError:  # an IndexError or KeyError is a fault, not a missing watermark
+                    self._fail(error)
+                    return
                 log.info("%s yet: the reader writes it as it begins", error)
             except (UnreachableError, psycopg.Error, OSError) as error:
                 self._away(error)
-            except PreconditionError as error:
+            except Exception as error:  # in a task of its own nobody else would hear of it
                 self._fail(error)
                 return
             backoff = backoff.failed()
