@@ -36,7 +36,7 @@ from connectors.postgres.connect import connect
 from connectors.postgres.store import Store, timestamp
 from stream import faust_fixes
 from stream.assigned import Assigned, Record, Took
-from stream.core.errors import PreconditionError, SentstreamError, UnreachableError
+from stream.core.errors import SentstreamError, UnreachableError
 from stream.core.feed import Flushed, of_flush, of_progress
 from stream.core.flushing import Flush
 from stream.core.flushing import Flushed as Written
