@@ -167,7 +167,8 @@ class Store:
                 raise LookupError(f"partition {partition} has no watermark")
             rows = connection.execute(
                 "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed,"
-                " sent, verified_at, verified_lsn::text, floor_lsn::text FROM sentstream.progress WHERE partition = %s::int",
+                " sent, verified_at, verified_lsn::text, floor_lsn::text"
+                " FROM sentstream.progress WHERE partition = %s::int",
                 (partition,),
             ).fetchall()
             campaigns = connection.execute(
