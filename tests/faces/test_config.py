@@ -57,7 +57,7 @@ def test_every_setting_can_be_given_in_the_environment() -> None:
     values = {name: getattr(Settings(), name) for name in setting_names()}
     text = {"duration": "7s", "size": "3MB", "number": "3", "switch": "false", "list": "a:1,b:2", "secret": "word"}
     special = {
-        "database_url": "postgresql://h/d", "notify_url": "https://h/", "http_listen": "[::1]:1",
+        "database_url": "postgresql://h/d", "notify_url": "https://h/", "http_listen": "[::1]:1", "metrics_listen": "[::1]:2",
         "http_allowed_origins": "https://a", "timezone": "Europe/Berlin",
     }  # fmt: skip
     for name in setting_names():
