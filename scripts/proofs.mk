@@ -22,3 +22,7 @@ soak: .venv/.made-dev ## MINUTES=n at a steady load: memory flat, no stall
 	$(python) -m benchmarks.soak --minutes $(MINUTES)
 
 proofs-short: .venv/.made-dev
+	$(python) -m tests.proofs.simulate --seeds 100000
+	$(python) -m tests.proofs.mutants --quick
+	$(python) -m tests.proofs.fuzz --minutes 0.3
+	$(python) -m tests.proofs.chaos --minutes 0.7 --seed 5

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class Found(AssertionError):
+class Found(AssertionError):  # noqa: N818 - it is what was looked for
     """A world in which something was not as it must be."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -26,7 +25,7 @@ from typing import Any, Final
 from connectors.kafka.codec import Decoder, encode, end_of
 from stream.assigned import Assigned, Record, Took
 from stream.core.align import Alignment, Snapshot
-from stream.core.batch import Batch, Batcher
+from stream.core.batch import Batcher
 from stream.core.epoch import KafkaEnd, next_epoch, reason_for_new_epoch
 from stream.core.errors import FencedError
 from stream.core.flushing import Flush
@@ -62,7 +61,7 @@ class Figures:
 
 
 class Wal:
-    """The reading side of a replication connection: slot, fold and alignment, as ``stream/wal.py`` puts them together."""
+    """The reading side of a replication connection: slot, fold and alignment, put together as in ``stream/wal.py``."""
 
     def __init__(self, world: World) -> None:
         self.world, self.server = world, world.server
@@ -422,7 +421,7 @@ class World:
 
     # ---- invariants ---------------------------------------------------------------------------------------------
 
-    def _check_flush(self, flush: Flush, verdicts: Any, partition: Partition) -> None:
+    def _check_flush(self, flush: Flush, verdicts: Any, partition: Partition) -> None:  # noqa: ARG002
         server = self.server
         for verdict in verdicts:
             if verdict.verdict == "baseline":

@@ -1,9 +1,9 @@
 """A PostgreSQL in small, for whole worlds: the queue, the WAL as pgoutput bytes, the slot, and our own tables.
 
-The statements of ``connectors/postgres`` are played here as they are meant: a flush is one transaction that first moves
-the watermark by compare-and-swap; a raise touches the watermark, sets a floor and only raises; a new epoch is written by
-compare-and-swap too. Beside that the server keeps the truth: what the counts were at each point of its WAL, and which
-numbers were ever shown.
+The statements of ``connectors/postgres`` are played here as they are meant: a flush is one transaction that first
+moves the watermark by compare-and-swap; a raise touches the watermark, sets a floor and only raises; a new epoch is
+written by compare-and-swap too. Beside that the server keeps the truth: what the counts were at each point of its WAL,
+and which numbers were ever shown.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from stream.core.epoch import Watermark
 from stream.core.epoch import Server as Identity
+from stream.core.epoch import Watermark
 from stream.core.errors import FencedError
-from stream.core.flushing import Flush, Flushed, HistoryKey, Overwritten, Stored, with_raised, with_store_faults
+from stream.core.flushing import (
+    Flush,
+    Flushed,
+    HistoryKey,
+    Overwritten,
+    ProgressRow,
+    Stored,
+    with_raised,
+    with_store_faults,
+)
 from stream.core.fold import FOLD_VERSION
 from stream.core.partition import Campaign, Loaded
-from stream.core.flushing import ProgressRow
 from stream.core.position import Position
 from stream.core.status import SENT
 from stream.core.verdict import Verdict
@@ -214,7 +222,7 @@ class Server:
 
     # ---- the flush ----------------------------------------------------------------------------------------------
 
-    def flush(self, flush: Flush) -> Flushed:
+    def flush(self, flush: Flush) -> Flushed:  # noqa: C901 - one transaction, in its order
         """As ``connectors/postgres/store.py`` does it."""
         mark = self.watermarks.get(flush.partition)
         if mark is None or (mark.epoch, mark.position) != (flush.epoch, flush.expected):
@@ -297,7 +305,9 @@ class Server:
         found = {c: (*counts.get(c, NONE), row["sent"]) for c, row in self.oracle.known.items()}
         return f"{xmin}:{xmax}:{','.join(map(str, sorted(xip)))}", found, self.lsn
 
-    def insert_run(self, counted: tuple[str, dict[int, tuple[int, ...]], int], epoch: int, rebase: object = None) -> int:
+    def insert_run(
+        self, counted: tuple[str, dict[int, tuple[int, ...]], int], epoch: int, rebase: object = None
+    ) -> int:
         snapshot, counts, lsn = counted
         run = len(self.runs) + 1
         self.runs[run] = Run(lsn, counts, epoch, rebase)

@@ -125,7 +125,8 @@ class World:
     def snapshot(self) -> Snapshot:
         xmax = self.ended + 1
         xip = frozenset(xid for xid in self.running if xid < xmax)
-        return Snapshot(min(self.running, default=xmax) if self.running and min(self.running) < xmax else xmax, xmax, xip)
+        xmin = min(self.running, default=xmax)
+        return Snapshot(min(xmin, xmax), xmax, xip)
 
     def start(self) -> Tx:
         tx = Tx(self.draw())
@@ -148,7 +149,7 @@ class World:
         else:
             self._change_row(tx, kind)
 
-    def _usable(self, tx: Tx, campaign: int) -> bool:
+    def _usable(self, tx: Tx, campaign: int) -> bool:  # noqa: ARG002
         return all(other.deletes != campaign for other in self.open)
 
     def _change_row(self, tx: Tx, kind: float) -> None:
