@@ -18,6 +18,7 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -333,6 +334,10 @@ class PrivateKafka:
         from kafka import KafkaAdminClient  # noqa: PLC0415 - slow to import, needed only here
         from kafka.errors import KafkaError  # noqa: PLC0415
 
+        try:  # the client would retry, ever more slowly, and log each time
+            socket.create_connection(("127.0.0.1", node.port), timeout=1).close()
+        except OSError:
+            return False
         only = {**self.client(), "bootstrap_servers": [f"127.0.0.1:{node.port}"]}
         try:
             admin = KafkaAdminClient(**only, request_timeout_ms=3000, bootstrap_timeout_ms=1000)
