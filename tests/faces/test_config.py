@@ -36,7 +36,7 @@ def test_the_defaults_are_the_ones_of_the_contract() -> None:
 
 
 @given(st.sets(st.sampled_from(["flag", "environment", "file"])))
-def test_flag_goes_before_environment_before_file_before_default(tmp_path_factory, given_in: set[str]) -> None:
+def test_flag_goes_before_environment_before_file_before_default(tmp_path_factory: pytest.TempPathFactory, given_in: set[str]) -> None:
     seconds = {"flag": 1.0, "environment": 2.0, "file": 3.0, "default": 0.1}
     path = tmp_path_factory.mktemp("config") / "sentstream.toml"
     path.write_text('flush_interval = "3s"\n' if "file" in given_in else "")
@@ -50,14 +50,15 @@ def test_flag_goes_before_environment_before_file_before_default(tmp_path_factor
         "flag": "--flush-interval", "environment": "SENTSTREAM_FLUSH_INTERVAL", "file": str(path), "default": "",
     }  # fmt: skip
     assert settings.flush_interval == seconds[winner]
-    assert settings.origin("flush_interval") == Origin(winner, where[winner])  # type: ignore[arg-type]
+    assert settings.origin("flush_interval") == Origin(winner, where[winner])
 
 
 def test_every_setting_can_be_given_in_the_environment() -> None:
     values = {name: getattr(Settings(), name) for name in setting_names()}
     text = {"duration": "7s", "size": "3MB", "number": "3", "switch": "false", "list": "a:1,b:2", "secret": "word"}
     special = {
-        "database_url": "postgresql://h/d", "notify_url": "https://h/", "http_listen": "[::1]:1", "metrics_listen": "[::1]:2",
+        "database_url": "postgresql://h/d", "notify_url": "https://h/", "http_listen": "[::1]:1",
+        "metrics_listen": "[::1]:2",
         "http_allowed_origins": "https://a", "timezone": "Europe/Berlin",
     }  # fmt: skip
     for name in setting_names():
@@ -257,7 +258,7 @@ def test_a_child_gets_what_flags_and_code_gave() -> None:
 
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().slot_name = "other"  # type: ignore[misc]
+        Settings().slot_name = "other"
 
 
 def test_what_is_missing_is_named_with_its_fix() -> None:

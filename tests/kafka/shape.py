@@ -104,7 +104,7 @@ class Shape:
             database_url=db.url,
             slot_name=db.slot,
             http_listen="off",
-            kafka_bootstrap_servers=bootstrap,
+            kafka_bootstrap_servers=tuple(bootstrap.split(",")),
             kafka_topic_prefix=db.name,
             kafka_partitions=partitions,
             **values,

@@ -24,7 +24,7 @@ SLEEPER = [sys.executable, "-c"]
 
 
 def settings() -> Settings:
-    return Settings(database_url="postgresql://nowhere/x", kafka_bootstrap_servers="127.0.0.1:1")
+    return Settings(database_url="postgresql://nowhere/x", kafka_bootstrap_servers=("127.0.0.1:1",))
 
 
 def sleeping(name: str, code: str) -> Role:

@@ -31,7 +31,9 @@ from tests.waiting import eventually
 @pytest.fixture
 def settings(kafka: Kafka, topic_prefix: str) -> Settings:
     return Settings(
-        kafka_bootstrap_servers=kafka.bootstrap, kafka_topic_prefix=topic_prefix.rstrip("."), kafka_partitions=3
+        kafka_bootstrap_servers=tuple(kafka.bootstrap.split(",")),
+        kafka_topic_prefix=topic_prefix.rstrip("."),
+        kafka_partitions=3,
     )
 
 
@@ -100,7 +102,7 @@ def test_what_an_administrator_changed_is_found(made: Settings) -> None:
 
 
 def test_replicas_follow_the_number_of_brokers() -> None:
-    settings = Settings(kafka_bootstrap_servers="a:1")
+    settings = Settings(kafka_bootstrap_servers=("a:1",))
     for brokers, replicas, insync in ((1, 1, "1"), (2, 2, "1"), (3, 3, "2"), (9, 3, "2")):
         topic = resolved(plan(settings), brokers)[0]
         assert (topic.replicas, topic.configs["min.insync.replicas"]) == (replicas, insync)
@@ -204,7 +206,7 @@ def test_a_record_that_the_broker_refuses_ends_the_reader_and_nothing_behind_it_
 
 
 def test_a_broker_that_is_away_fills_no_memory_and_loses_nothing(private_kafka: PrivateKafka) -> None:
-    settings = Settings(kafka_bootstrap_servers=private_kafka.bootstrap, kafka_topic_prefix="t", kafka_partitions=1)
+    settings = Settings(kafka_bootstrap_servers=(private_kafka.bootstrap,), kafka_topic_prefix="t", kafka_partitions=1)
     ensure(settings)
     with Publisher(Cluster.of(settings), "t.changes", 1, Position(0), in_flight=20_000) as publisher:
         publisher.send(batch(0, 0, 100))

@@ -79,7 +79,7 @@ def test_the_dry_run_of_each_part_goes_through_psql(sentstream: Terminal) -> Non
     psql = next(found.bindir / "psql" for found in find_installations() if (found.bindir / "psql").exists())
     for part in ("owner", "replication"):
         assert sentstream("setup", "--dry-run", "--part", part) == 0
-        words = [psql, "-X", "-q", "-d", sentstream.db.url]
+        words = [str(psql), "-X", "-q", "-d", sentstream.db.url]
         done = subprocess.run(words, input=sentstream.out, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
     assert differences(sentstream.db) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -31,7 +32,7 @@ CREATE TABLE email_queue (
 """
 
 
-def refuse(db: Database, code: str, **wishes: object) -> Obstacle:
+def refuse(db: Database, code: str, **wishes: Any) -> Obstacle:
     """Setup refuses for this reason alone, says so, and changes nothing."""
     found = missing(db, **wishes).obstacles
     assert {obstacle.code for obstacle in found} == {code}
@@ -46,7 +47,7 @@ def refuse(db: Database, code: str, **wishes: object) -> Obstacle:
     return found[0]
 
 
-def cured(db: Database, obstacle: Obstacle, **wishes: object) -> None:
+def cured(db: Database, obstacle: Obstacle, **wishes: Any) -> None:
     """Its fix, run as SQL, lets setup through."""
     run_fix(db, obstacle.fix)
     prepare(db, **wishes)

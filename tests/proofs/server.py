@@ -182,8 +182,9 @@ class Server:
         if mark is None:
             raise LookupError(partition)
         rows = tuple(
-            ProgressRow(c, row.counts, row.removed, row.sent, *(row.verified or (None, None)), floor=row.floor)
+            ProgressRow(c, row.counts, row.removed, row.sent, at, lsn, floor=row.floor)
             for c, row in self.progress.items()
+            for at, lsn in (row.verified or (None, None),)
             if row.partition == partition
         )
         campaigns = {
