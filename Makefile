@@ -42,8 +42,9 @@ check: lint types layers ## linters, types, and which layer imports which
 # the tests come last, so that pytest's own summary is the last line
 test-all: check proofs-short test test-more ## all of it, as CI does
 
-lint: .venv/.made-dev ## ruff
+lint: .venv/.made-dev ## ruff: faults, and the layout that `make format` makes
 	$(bin)/ruff check
+	$(bin)/ruff format --check --quiet
 
 types: .venv/.made-dev ## mypy --strict
 	$(bin)/mypy

@@ -90,9 +90,7 @@ class Embedded:
             settings.write_back,
             lambda: self._settings().flush_interval,
         )
-        return Session(
-            options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.figures
-        )
+        return Session(options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.figures)
 
     def written(self) -> int:
         """The LSN up to which counts are written, by this session."""

@@ -121,8 +121,13 @@ def test_the_window_keeps_only_its_time(past: list[tuple[float, int, int, float]
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [([], "UNKNOWN"), (["OK", "WARN"], "WARN"), (["OK", "UNKNOWN"], "UNKNOWN"), (["STOP", "STALL", "OK"], "STOP"),
-     (["REWIND", "WARN"], "REWIND")],
+    [
+        ([], "UNKNOWN"),
+        (["OK", "WARN"], "WARN"),
+        (["OK", "UNKNOWN"], "UNKNOWN"),
+        (["STOP", "STALL", "OK"], "STOP"),
+        (["REWIND", "WARN"], "REWIND"),
+    ],
 )
 def test_the_worst_of_several(verdicts: list[str], expected: str) -> None:
     assert worst(Verdict(verdict) for verdict in verdicts).value == expected

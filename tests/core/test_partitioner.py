@@ -16,9 +16,13 @@ def test_the_hash_is_kafkas(data: bytes) -> None:
 
 def test_vectors_of_kafkas_own_tests() -> None:
     # org.apache.kafka.common.utils.UtilsTest.testMurmur2, as signed 32-bit numbers
-    vectors = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536,
-               b"a-little-bit-longer-string": -1486304829,
-               b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971}
+    vectors = {
+        b"21": -973932308,
+        b"foobar": -790332482,
+        b"a-little-bit-long-string": -985981536,
+        b"a-little-bit-longer-string": -1486304829,
+        b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    }
     for data, expected in vectors.items():
         assert murmur2(data) == expected & 0xFFFFFFFF
 

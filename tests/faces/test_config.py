@@ -36,7 +36,9 @@ def test_the_defaults_are_the_ones_of_the_contract() -> None:
 
 
 @given(st.sets(st.sampled_from(["flag", "environment", "file"])))
-def test_flag_goes_before_environment_before_file_before_default(tmp_path_factory: pytest.TempPathFactory, given_in: set[str]) -> None:
+def test_flag_goes_before_environment_before_file_before_default(
+    tmp_path_factory: pytest.TempPathFactory, given_in: set[str]
+) -> None:
     seconds = {"flag": 1.0, "environment": 2.0, "file": 3.0, "default": 0.1}
     path = tmp_path_factory.mktemp("config") / "sentstream.toml"
     path.write_text('flush_interval = "3s"\n' if "file" in given_in else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections import Counter
 from typing import Any
@@ -75,6 +76,7 @@ class Counting(threading.Thread):
             f"{self._prefix}app",
             broker=f"kafka://{self._kafka.bootstrap}",
             store="memory://",
+            datadir=tempfile.mkdtemp(prefix=self._prefix),
             autodiscover=False,
             web_enabled=False,
             topic_allow_declare=False,
