@@ -53,7 +53,7 @@ def test_setup_works_split_between_two_roles(two_roles: tuple[Database, str, str
 
 def test_the_runner_has_what_running_needs(two_roles: tuple[Database, str, str]) -> None:
     db, _, runner = two_roles
-    assert set(findings(db, user=runner)) <= {"max_slot_wal_keep_size", "statements_others_unseen"}
+    assert set(findings(db, user=runner)) <= {"max_slot_wal_keep_size"}
 
 
 def test_counting_works_as_the_runner(two_roles: tuple[Database, str, str]) -> None:

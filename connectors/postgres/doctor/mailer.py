@@ -167,7 +167,8 @@ def statements_of_others(target: Target) -> Iterator[Finding]:
     extension = target.rows(
         "SELECT n.nspname::text AS schema FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
         "WHERE e.extname = 'pg_stat_statements' "
-        "AND current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'"
+        # the library is loaded where its settings are known; what is preloaded only some roles may read
+        "AND current_setting('pg_stat_statements.max', true) IS NOT NULL"
     )
     if not extension:
         yield ok("counter_statement", "pg_stat_statements is not in use, so statements of others are not known.")
