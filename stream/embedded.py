@@ -28,7 +28,7 @@ from stream.metrics.families import Page
 from stream.metrics.observed import Flushes as FlushFigures
 from stream.metrics.states import EmbeddedState, embedded_families, embedded_health
 from stream.session import Session, SessionOptions
-from stream.signals import until_signalled
+from stream.signals import InForce, until_signalled
 from stream.wal import wal_options
 
 log = logging.getLogger("sentstream.run")
@@ -92,10 +92,6 @@ class Embedded:
         )
         return Session(options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.figures)
 
-    def written(self) -> int:
-        """The LSN up to which counts are written, by this session."""
-        return self.session.written.lsn if self.session is not None else 0
-
 
 def _unreachable(error: Exception) -> SentstreamError:
     if isinstance(error, SentstreamError):
@@ -124,12 +120,8 @@ def run(
     return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings.
     ``serve``: starts the HTTP face beside it, with our part of `/metrics`; what its ``stop()`` ends, or None.
     ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here)."""
-    current = settings
-    failpoints.arm(getattr(settings, "failpoints", ""))
-
-    def now() -> Settings:
-        return current
-
+    now = InForce(settings, reload)
+    failpoints.arm(settings.failpoints)
     inbox = Inbox()
     if once:
         return _once(now, inbox)
@@ -147,16 +139,7 @@ def run(
     page = Page(families)
     page.add_process()
 
-    def on_hup(_signal: int, _frame: Any) -> None:
-        nonlocal current
-        if reload is not None:
-            try:
-                current = reload()
-                log.info("settings were read again")
-            except SentstreamError as error:
-                log.error("settings were not read again: %s", error)
-
-    with until_signalled(embedded.stop, on_hup):
+    with until_signalled(embedded.stop, now.read_again):
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
         server = serve(settings, inbox, page.text) if serve is not None else None

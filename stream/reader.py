@@ -27,7 +27,7 @@ from connectors.postgres.connect import connect
 from connectors.postgres.store import Store
 from stream import failpoints
 from stream.core.batch import Batcher
-from stream.core.errors import FencedError, SentstreamError, UnreachableError
+from stream.core.errors import FencedError, UnreachableError
 from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
 from stream.core.partitioner import partition_of
 from stream.core.position import Position, lsn_text
@@ -38,7 +38,7 @@ from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.metrics.kafka_roles import reader_families, reader_health
 from stream.settings import Settings
-from stream.signals import until_signalled
+from stream.signals import InForce, until_signalled
 from stream.wal import Opened, WalOptions, WalReader, wal_options
 
 log = logging.getLogger("sentstream.reader")
@@ -250,33 +250,24 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
 
     ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
     """
-    current = settings
+    now = InForce(settings, reload)
     failpoints.arm(settings.failpoints)
     if settings.log_level != "debug":
         Cluster.quiet()
-    reader = Reader(lambda: current)
-
-    def on_hup(_signal: int, _frame: object) -> None:
-        nonlocal current
-        if reload is not None:
-            try:
-                current = reload()
-            except SentstreamError as error:
-                log.error("settings were not read again: %s", error)
-
+    reader = Reader(now)
     page = Page(lambda: reader_families(reader.state, stalls))
     page.add_process()
     shown = endpoint.start(
         settings,
         page.text,
-        lambda: reader_health(reader.state, reader.round_at, max(STUCK, current.stall_restart)),
+        lambda: reader_health(reader.state, reader.round_at, max(STUCK, now().stall_restart)),
     )
     if parent:
         end_with(parent, reader.stop.set)
     watchdog = Watchdog(
-        lambda: reader.round_at, reader.has_work, lambda: current.stall_restart, lambda why: restart(why, stalls)
+        lambda: reader.round_at, reader.has_work, lambda: now().stall_restart, lambda why: restart(why, stalls)
     )
-    with until_signalled(reader.stop, on_hup):
+    with until_signalled(reader.stop, now.read_again):
         watchdog.start()
         try:
             reader.run()

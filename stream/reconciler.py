@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 import time
 from collections import deque
@@ -46,6 +45,7 @@ from stream.metrics.states import ReconcilerState, reconciler_families, reconcil
 from stream.notify import Notifier
 from stream.recounting import conclude, log_run, observe, recount_once, request
 from stream.settings import Settings
+from stream.signals import InForce, until_signalled
 
 log = logging.getLogger("sentstream.reconciler")
 
@@ -367,24 +367,10 @@ class Reconciler:
 
 def main(settings: Settings, reload: Callable[[], Settings] | None = None) -> int:
     """The role ``reconcile``: until SIGTERM or Ctrl-C. SIGHUP reads the settings again."""
-    current, stop = settings, threading.Event()
-
-    def on_hup(*_: object) -> None:
-        nonlocal current
-        if reload is not None:
-            try:
-                current = reload()
-                log.info("settings were read again")
-            except SentstreamError as error:
-                log.error("settings were not read again: %s", error)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with contextlib.suppress(AttributeError):
-        signal.signal(signal.SIGHUP, on_hup)
+    now, stop = InForce(settings, reload), threading.Event()
     log.info("reconciling every %g s", settings.recount_interval)
-    reconciler = Reconciler(lambda: current, follow_log=False)
-    with _shown(settings, reconciler):
+    reconciler = Reconciler(now, follow_log=False)
+    with until_signalled(stop, now.read_again), _shown(settings, reconciler):
         reconciler.run(stop)
     log.info("bye")
     return 0

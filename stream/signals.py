@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from stream.config import Settings
+from stream.core.errors import SentstreamError
+
+log = logging.getLogger("sentstream.signals")
+
 Handler = Callable[[int, "FrameType | None"], Any]
+
+
+class InForce:
+    """The settings in force: called, it returns those of the start, or since a SIGHUP those read then.
+
+    ``reload``: reads them; None where they can't change. What can't be read leaves the old ones in force.
+    """
+
+    def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
+        self._settings = settings
+        self._reload = reload
+
+    def __call__(self) -> Settings:
+        return self._settings
+
+    def read_again(self, *_: object) -> None:
+        """The handler of SIGHUP."""
+        if self._reload is None:
+            return
+        try:
+            self._settings = self._reload()
+        except SentstreamError as error:
+            log.error("settings were not read again: %s", error)
+        else:
+            log.info("settings were read again")
 
 
 class until_signalled:  # noqa: N801 - used as a function

@@ -156,13 +156,13 @@ class WalReader:
                     if options.temporary:
                         walsender.create_temporary_slot(options.slot)
                     else:
-                        _, done = slots.ensure(control, options.slot)
+                        slot, done = slots.ensure(control, options.slot)
                         if done:
                             log.warning("%s; counts start from a new baseline", done)
-                    begin = self._begin_catchup(control)
-                    if begin is not None:
-                        walsender.close()
-                        return begin
+                        begin = self._begin_catchup(control, slot)
+                        if begin is not None:
+                            walsender.close()
+                            return begin
                     walsender.start(options.slot, options.publication)
                     taken = slots.find(control, options.slot)
                     if taken is None:
@@ -176,11 +176,10 @@ class WalReader:
             stop.wait(0.5)
         return None
 
-    def _begin_catchup(self, control: psycopg.Connection[Any]) -> int | None:
+    def _begin_catchup(self, control: psycopg.Connection[Any], slot: slots.Slot) -> int | None:
         """Read the backlog by SQL first, where the slot is far behind: the copy's confirmed LSN, else None."""
         options = self._options
-        slot = slots.find(control, options.slot)
-        if not options.catchup or options.temporary or slot is None:
+        if not options.catchup:
             return None
         behind = slots.clock(control).wal_end - slot.confirmed
         if behind < options.catchup:

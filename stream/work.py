@@ -20,12 +20,12 @@ from connectors.kafka.cluster import Cluster
 from connectors.kafka.lag import LagReader
 from connectors.kafka.topics import Names, ensure, require
 from stream import failpoints
-from stream.core.errors import SentstreamError
 from stream.liveness import Watchdog, end_with, restart
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.metrics.kafka_roles import worker_families, worker_health
 from stream.settings import Settings
+from stream.signals import InForce
 from stream.worker import LEAVING, Worker, WorkerOptions, WorkerState
 
 log = logging.getLogger("sentstream.worker")
@@ -96,17 +96,9 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
 async def _run(
     settings: Settings, reload: Callable[[], Settings] | None, instance: str, parent: int, stalls: int
 ) -> None:
-    current = settings
+    now = InForce(settings, reload)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-
-    def on_hup() -> None:
-        nonlocal current
-        if reload is not None:
-            try:
-                current = reload()
-            except SentstreamError as error:
-                log.error("settings were not read again: %s", error)
 
     def on_stop() -> None:
         stop.set()
@@ -117,15 +109,15 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
-    loop.add_signal_handler(signal.SIGHUP, on_hup)
+    loop.add_signal_handler(signal.SIGHUP, now.read_again)
     if parent:
         end_with(parent, lambda: (loop.call_soon_threadsafe(on_stop), None)[1])
-    worker = Worker(options_of(settings, lambda: current.flush_interval, instance))
+    worker = Worker(options_of(settings, lambda: now().flush_interval, instance))
     state = worker.state
     watchdog = Watchdog(
         lambda: state.moved_at,
         Work(settings, state).has_work,
-        lambda: current.stall_restart,
+        lambda: now().stall_restart,
         lambda why: restart(why, stalls),
     )
     watchdog.start()

@@ -19,9 +19,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from connectors.postgres.replication import NOTHING, Gulp, readable
-from connectors.postgres.slot import drop
-from stream.core.position import lsn_text, parse_lsn
+from connectors.postgres.replication import NOTHING, Gulp, quoted, readable
+from connectors.postgres.slot import drop, find
+from stream.core.position import lsn_text
 
 log = logging.getLogger("sentstream.catchup")
 
@@ -48,7 +48,7 @@ class Catchup:
         self._pg = connection.pgconn
         self._slot = slot
         self._copy = f"{slot[:40]}_catchup_{os.getpid()}"
-        self._publication = '"' + publication.replace('"', '""') + '"'
+        self._publication = quoted(publication)
         self._confirmed = 0
         self._state = "idle"
         self._first = True
@@ -58,17 +58,12 @@ class Catchup:
     def begin(self) -> int:
         """Copy the slot; its confirmed LSN, where reading begins."""
         self._connection.execute("SET work_mem = '32MB'")
-        row = self._connection.execute(
-            "SELECT s.confirmed_flush_lsn::text FROM pg_copy_logical_replication_slot(%s::name, %s::name, true) c"
-            " JOIN pg_replication_slots s ON s.slot_name = c.slot_name",
-            (self._slot, self._copy),
-        ).fetchone()
-        if row is None:  # the view was read before the copy was there
-            row = self._connection.execute(
-                "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s::text", (self._copy,)
-            ).fetchone()
-        assert row is not None
-        return parse_lsn(row[0])
+        self._connection.execute(
+            "SELECT pg_copy_logical_replication_slot(%s::name, %s::name, true)", (self._slot, self._copy)
+        )
+        copied = find(self._connection, self._copy)
+        assert copied is not None
+        return copied.confirmed
 
     # ---- reading ------------------------------------------------------------------------------------------------
 

@@ -86,8 +86,7 @@ class Walsender:
 
         :exc:`SlotBusyError` where another session has it; :exc:`PreconditionError` where it can't be read from.
         """
-        names = '"' + publication.replace('"', '""') + '"'
-        options = f"proto_version '1', publication_names {literal(names)}, binary 'true'"
+        options = f"proto_version '1', publication_names {literal(quoted(publication))}, binary 'true'"
         result = self._pg.exec_(
             f"START_REPLICATION SLOT {quoted(slot)} LOGICAL 0/0 ({options})".encode(),
         )

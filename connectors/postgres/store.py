@@ -286,7 +286,7 @@ class Store:
                 connection.execute(self._found_right, (right,))
             at("before_commit")
         at("after_commit")
-        return Flushed(frozenset(held), tuple(overwritten), tuple(writes), flush.verdicts, raised)
+        return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 
     @staticmethod
     def _raised(connection: Connection, flush: Flush) -> tuple[Flush, Mapping[int, int]]:

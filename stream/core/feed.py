@@ -108,13 +108,6 @@ class Flushes(Protocol):
     def flushed(self, what: Flushed) -> None: ...
 
 
-class Nobody:
-    """A feed that nobody reads."""
-
-    def flushed(self, what: Flushed) -> None:
-        del what
-
-
 class Inbox:
     """The hand-over between the flush thread and whoever serves. Bounded: a newer row of a campaign replaces the older.
 

@@ -104,8 +104,6 @@ class Flushed:
 
     held: frozenset[int] = frozenset()
     overwritten: tuple[Overwritten, ...] = ()
-    #: campaigns whose ``campaigns.sent`` was written
-    wrote: tuple[int, ...] = ()
     #: the flush's verdicts, and those on the store itself
     verdicts: tuple[Verdict, ...] = ()
     #: campaigns that the store knew and the state did not, with what becomes ``removed``

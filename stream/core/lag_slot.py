@@ -7,7 +7,6 @@ remembers when it was written, so one look can already tell what has been standi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -155,11 +154,6 @@ class Judge:
         seconds = None if mark.as_of is None else max(0.0, look.at - mark.as_of)
         window.add(Sample(look.at, mark.lsn, look.wal, seconds))
         return judge(list(window.samples), now=look.at, window=self.window, allowed=self.allowed)
-
-
-def overall(slot: SlotLag, flush: FlushLag, groups: Mapping[str, Verdict] | None = None) -> Verdict:
-    """The worst of them."""
-    return worst((slot.verdict, flush.verdict, *(groups or {}).values()))
 
 
 def _age(look: Look) -> float | None:

@@ -22,7 +22,6 @@ COMMIT: Final = Struct(">BQQq")  # flags, commit LSN, end LSN, commit time
 U16: Final = Struct(">H")
 I32: Final = Struct(">i")
 U32: Final = Struct(">I")
-I64: Final = Struct(">q")
 #: microseconds from 1970 to PostgreSQL's own epoch, 2000-01-01
 EPOCH_2000: Final = 946_684_800_000_000
 

@@ -16,8 +16,6 @@ from .status import MOVED, NEW, REMOVED, STATUSES
 
 VERIFIED: Final = "verified"
 DRIFT: Final = "drift"
-INCONCLUSIVE: Final = "inconclusive"
-NOT_COMPARABLE: Final = "not_comparable"
 BASELINE: Final = "baseline"
 
 MISSED_CHANGE: Final = "missed_change"

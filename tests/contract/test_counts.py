@@ -10,22 +10,13 @@ from stream.core.report import Run
 from stream.core.status import STATUSES
 from tests.contract.conftest import Counting, embedded
 from tests.fix_postgres import Database
-from tests.postgres.running import add_campaign, add_rows, at_rest, count, prepared, shown, truth
+from tests.postgres.running import add_campaign, add_rows, at_rest, count, kept, prepared, shown, truth
 from tests.waiting import eventually
-
-
-def progress(db: Database) -> dict[int, tuple[int, ...]]:
-    """campaign -> the five counts as sentstream keeps them, of campaigns with rows."""
-    rows = db.execute(
-        "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled"
-        " FROM sentstream.progress"
-    )
-    return {row[0]: tuple(row[1:]) for row in rows if any(row[1:])}
 
 
 def follows(db: Database) -> None:
     """Counts and counters are those of the queue, the history adds up, and a recount finds nothing to mend."""
-    eventually(lambda: (progress(db) == truth(db)) or _differs(progress(db), truth(db)), 15)
+    eventually(lambda: (kept(db) == truth(db)) or _differs(kept(db), truth(db)), 15)
     at_rest(db)
     with db.connect() as session:
         run = count(session)
@@ -278,7 +269,7 @@ def test_a_counter_that_was_right_from_the_start_and_is_overwritten_is_a_drift(
     with counting(db):
         add_campaign(db, 3)
         add_rows(db, 3, "queued", 2)
-        eventually(lambda: progress(db).get(3) == (2, 0, 0, 0, 0))
+        eventually(lambda: kept(db).get(3) == (2, 0, 0, 0, 0))
         db.execute("UPDATE campaigns SET sent = 77 WHERE id = 3")
         eventually(lambda: shown(db)[3] == 0)
         with db.connect() as session:

@@ -82,6 +82,15 @@ def truth(db: Database) -> dict[int, tuple[int, ...]]:
     return {campaign: tuple(counts) for campaign, counts in found.items()}
 
 
+def kept(db: Database) -> dict[int, tuple[int, ...]]:
+    """campaign -> the five counts as sentstream keeps them, of campaigns with rows."""
+    rows = db.execute(
+        "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled"
+        " FROM sentstream.progress"
+    )
+    return {row[0]: tuple(row[1:]) for row in rows if any(row[1:])}
+
+
 def shown(db: Database) -> dict[int, int]:
     """campaign -> ``campaigns.sent``."""
     return dict(db.execute("SELECT id, sent FROM campaigns"))

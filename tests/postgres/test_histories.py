@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream.core.status import STATUSES
 from tests.fix_postgres import Database
-from tests.postgres.running import add_campaign, based, prepared, running, truth
+from tests.postgres.running import add_campaign, based, kept, prepared, running, truth
 from tests.waiting import eventually
 
 CAMPAIGNS = st.integers(1, 4)
@@ -83,16 +83,8 @@ def run(session: psycopg.Connection[tuple[object, ...]], history: tuple[list[str
     session.execute(end.encode())
 
 
-def progress(db: Database) -> dict[int, tuple[int, ...]]:
-    rows = db.execute(
-        "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled"
-        " FROM sentstream.progress"
-    )
-    return {row[0]: tuple(row[1:]) for row in rows if any(row[1:])}
-
-
 def same(db: Database) -> bool:
-    found, expected = progress(db), truth(db)
+    found, expected = kept(db), truth(db)
     assert found == expected
     return True
 

@@ -42,17 +42,6 @@ from tests.postgres.running import (
 from tests.waiting import eventually
 
 
-@pytest.fixture
-def db(mailer_db: Database) -> Database:
-    return prepared(mailer_db)
-
-
-@pytest.fixture
-def conn(db: Database) -> Iterator[Connection]:
-    with db.connect() as connection:
-        yield connection
-
-
 def sealed(conn: Connection, run_id: int) -> Report:
     """The report of a run, once it is sealed."""
     eventually(lambda: reports.read_report(conn, run_id).run.sealed, 20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -19,17 +18,6 @@ from stream.core.position import parse_lsn
 from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, add_rows, count, prepared
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def db(mailer_db: Database) -> Database:
-    return prepared(mailer_db)
-
-
-@pytest.fixture
-def conn(db: Database) -> Iterator[Connection]:
-    with db.connect() as connection:
-        yield connection
 
 
 def counts_of(db: Database, run_id: int) -> dict[str, list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from tests.postgres.running import (
     at_rest,
     based,
     count,
-    prepared,
     reconciling,
     running,
     running_process,
@@ -27,17 +25,6 @@ from tests.postgres.running import (
     truth,
 )
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def db(mailer_db: Database) -> Database:
-    return prepared(mailer_db)
-
-
-@pytest.fixture
-def conn(db: Database) -> Iterator[Connection]:
-    with db.connect() as connection:
-        yield connection
 
 
 def watermark(db: Database, partition: int = 0, *, based: bool = True, lsn: str = "0/1000", epoch: int = 1) -> None:

@@ -25,6 +25,7 @@ from connectors.postgres.setup import Wanted, set_up
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.processes import Process
+from tests.postgres.running import kept
 from tests.waiting import eventually
 
 _FAULTS = ("kill", "kill", "stop", "second", "cut", "cut_in_a_message", "server")
@@ -89,12 +90,7 @@ class Chaos:
         different = {c: (counters.get(c), n) for c, n in expected.items() if counters.get(c) != n}
         if different:
             return f"campaigns.sent (shown, true): {different}"
-        rows = self.db.execute(
-            "SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled"
-            " FROM sentstream.progress"
-        )
-        counts = {row[0]: tuple(row[1:]) for row in rows if any(row[1:])}
-        if counts != truth.live():
+        if kept(self.db) != truth.live():
             return "the five counts differ"
         sums = self.db.execute(
             "SELECT p.campaign_id FROM sentstream.progress p LEFT JOIN sentstream.history h USING (campaign_id)"

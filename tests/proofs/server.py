@@ -268,7 +268,7 @@ class Server:
         self._shows(writes, flush.position.lsn)
         self._ours(writes)
         self.fresh |= raised.keys()
-        return Flushed(frozenset(held), tuple(overwritten), tuple(writes), flush.verdicts, raised)
+        return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 
     def _due(self, flush: Flush) -> tuple[set[int], list[Overwritten], dict[int, int]]:
         held: set[int] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
@@ -52,7 +52,6 @@ class Target:
 
 
 Check = Callable[[Target], Iterator[Finding]]
-SlotKind = Literal["permanent", "temporary"]
 
 
 def size(value: int) -> str:
