@@ -80,6 +80,12 @@ class WorkerOptions:
     reconnect_max: float = 30.0
     interval: Callable[[], float] = lambda: 0.1
 
+    @property
+    def member(self) -> str | None:
+        """The static member's name in its group. A member that comes back under its name gets the partitions that it
+        had, without a rebalance: where their number changed it must be another, or the new ones have no owner."""
+        return f"{self.instance}.{self.partitions}" if self.instance else None
+
 
 @dataclass(slots=True)
 class WorkerState:
@@ -147,7 +153,7 @@ class Worker:
             broker_max_poll_records=200,
             consumer_max_fetch_size=1 << 20,
             consumer_auto_offset_reset="earliest",
-            consumer_group_instance_id=options.instance or None,
+            consumer_group_instance_id=options.member,
             producer_linger=0.005,
             producer_compression_type="lz4",
             producer_acks=-1,

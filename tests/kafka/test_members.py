@@ -29,7 +29,7 @@ def partitions_of(shape: Shape, name: str) -> set[int]:
         return {
             partition
             for member in group["members"]
-            if member["group_instance_id"] == f"{shape.db.name}-{name}"
+            if member["group_instance_id"] == f"{shape.db.name}-{name}.{shape.settings.kafka_partitions}"
             for it in (member["member_assignment"] or {}).get("assigned_partitions", ())
             if it["topic"] == shape.names.changes
             for partition in it["partitions"]

@@ -18,9 +18,6 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.mark.xfail(
-    reason="open, issue 6: after the topics are made anew with more partitions nothing is based", run=False
-)
 def test_another_number_of_partitions(make_shape: Callable[..., Shape], mailer_db: Database) -> None:
     few = running(make_shape(mailer_db, partitions=2))
     few.until_right()
