@@ -353,7 +353,7 @@ def test_a_million_rows_in_one_transaction_are_a_few_entries_while_they_are_read
 
 
 def refused(
-    *messages: bytes, queue: Table = QUEUE, error: type[SentstreamError] = ProtocolError, match: str = ""
+    *messages: bytes, queue: Table = QUEUE, error: type[SentstreamError] = ProtocolError, match: str | None = None
 ) -> None:
     """The block raises, and nothing of the transaction is emitted."""
     fold = Fold()
