@@ -6,9 +6,6 @@ a name; with one, `/metrics` needs it (`Authorization: Bearer`). The health call
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 import json
 import logging
 import socket
@@ -21,6 +18,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from stream.access import is_loopback, same_token
 from stream.core.errors import ConfigurationError
 from stream.metrics.states import Check, Health
 from stream.settings import Settings
@@ -40,7 +38,7 @@ class Endpoint:
         where = settings.metrics_address
         assert where is not None
         host, port = where
-        if not settings.http_token and not _is_loopback(host):
+        if not settings.http_token and not is_loopback(host):
             raise ConfigurationError(
                 f"METRICS_LISTEN {settings.metrics_listen} would be open to other machines, and HTTP_TOKEN is not set.",
                 "Set SENTSTREAM_HTTP_TOKEN to a long random word, or listen on 127.0.0.1.",
@@ -143,12 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:
             return False
-        return _is_loopback(name) or name in self.shows.hosts
+        return is_loopback(name) or name in self.shows.hosts
 
     def _has_token(self) -> bool:
         given = self.headers.get("Authorization", "")
         scheme, _, word = given.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(word.strip()), _digest(self.shows.token))
+        return scheme.lower() == "bearer" and same_token(word.strip(), self.shows.token)
 
     def _answer(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
         self.send_response(status)
@@ -167,16 +165,3 @@ class _Handler(BaseHTTPRequestHandler):
 def start(settings: Settings, text: Callable[[], bytes], health: Health) -> Endpoint | None:
     """An `Endpoint`, or None where METRICS_LISTEN is `off`. ConfigurationError where it can't be listened on."""
     return Endpoint(settings, text, health) if settings.metrics_address is not None else None
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _digest(word: str) -> bytes:
-    return hashlib.sha256(word.encode("utf-8", "surrogateescape")).digest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 import time
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream.access import is_loopback, same_token
 from stream.web import login_page
 from stream.web.problems import Problem, send_problem
 
@@ -72,7 +72,7 @@ class Rules:
 
     def fits(self, token: str) -> bool:
         """Whether ``token`` is the token, in time that does not depend on how much of it is right."""
-        return hmac.compare_digest(_digest(token), _digest(self.token))
+        return same_token(token, self.token)
 
     def cookie(self, now: float) -> str:
         """A cookie for who has shown the token: an expiry and its seal. The token can't be got from it."""
@@ -98,20 +98,6 @@ def host_name(host: str) -> str | None:
     except ValueError:
         return None
     return parts.hostname.rstrip(".").lower() if parts.hostname else None
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host name or address means this machine only."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _digest(word: str) -> bytes:
-    return hashlib.sha256(word.encode("utf-8", "surrogateescape")).digest()
 
 
 class Guard:

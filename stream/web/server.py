@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from stream.access import is_loopback
 from stream.core.errors import ConfigurationError
 from stream.core.feed import Inbox
 from stream.settings import Settings
-from stream.web.guard import is_loopback
 from stream.web.parent import Handle
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from stream.access import is_loopback
 from stream.core.errors import ConfigurationError
 from stream.settings import Settings
-from stream.web.guard import Rules, host_name, is_loopback
+from stream.web.guard import Rules, host_name
 from stream.web.server import listen
 from tests.faces.fix_web import Run, Site, counted_db, prepared_db, run, serve, shared_db, site, website
 from tests.fix_postgres import Database
