@@ -9,6 +9,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,9 @@ def site(*words: str, database: Database, **env: str) -> Iterator[Site]:
         eventually(lambda: found.url or child.poll() is not None, 30)
         assert found.url, "".join(found.lines)
         yield found
+    except BaseException:  # pytest shows it beside what failed
+        sys.stderr.write("".join([*found.lines, f"{words[0]}: exit status {child.poll()}\n"]))
+        raise
     finally:
         if child.poll() is None:
             child.terminate()
