@@ -18,7 +18,7 @@ from typing import Any, Final
 import psycopg
 from prometheus_client.core import Metric
 
-from stream import failpoints
+from stream import failpoints, heap
 from stream.config import Settings
 from stream.core.errors import FencedError, SentstreamError, UnreachableError
 from stream.core.feed import Flushes, Inbox
@@ -144,6 +144,7 @@ def run(
         helper.start()
         server = serve(settings, inbox, page.text) if serve is not None else None
         shown = _show(settings, page, embedded, watch)
+        heap.settle()
         try:
             embedded.run()
         finally:
@@ -198,6 +199,7 @@ def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
     with until_signalled(embedded.stop):
         follower = threading.Thread(target=follow, name="once", daemon=True)
         follower.start()
+        heap.settle()
         embedded.run(once=True)
         embedded.stop.set()
         follower.join(timeout=10)

@@ -25,7 +25,7 @@ from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, ensure, require
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store
-from stream import failpoints
+from stream import failpoints, heap
 from stream.core.batch import Batcher
 from stream.core.errors import FencedError, UnreachableError
 from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
@@ -270,6 +270,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     with until_signalled(reader.stop, now.read_again):
         watchdog.start()
         try:
+            heap.settle()
             reader.run()
         finally:
             watchdog.stop()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import tempfile
 import time
@@ -34,7 +33,7 @@ from connectors.kafka.codec import Decoder
 from connectors.kafka.topics import RECORD_LIMIT, Names
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store, timestamp
-from stream import faust_fixes
+from stream import faust_fixes, heap
 from stream.assigned import Assigned, Record, Took
 from stream.core.errors import SentstreamError, UnreachableError
 from stream.core.feed import Flushed, of_flush, of_progress
@@ -188,7 +187,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; then flush, acknowledge, commit. Raises what can't be cured by trying again."""
-        gc.set_threshold(100_000, 20, 50)  # decoding makes many small lists that live for a moment
+        heap.settle()
         app = self.app
         app.finalize()
         await self._first_contact()
