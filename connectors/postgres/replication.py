@@ -24,11 +24,9 @@ _FEEDBACK: Final = struct.Struct(">cQQQqB")
 _KEEPALIVE: Final = struct.Struct(">cQqB")
 #: 'w', start, end and send time stand before the pgoutput message
 _HEADER: Final = 25
-#: seconds for more to arrive once something has; and while a backlog comes, more messages a second than _FLOOD. A
-#: walsender whose reader sleeps is the faster one: 25 ms and more drain in 60 % of the time that 1 to 6 ms need
-_FILL: Final = 0.003
-_FILL_FLOOD: Final = 0.025
-_FLOOD: Final = 40_000
+#: seconds for more to arrive once something has. A walsender whose reader sleeps drains a backlog faster than one whose
+#: reader takes each message, and the mailer's sessions feel it less (`benchmarks.drain`, `benchmarks.sender`)
+_FILL: Final = 0.02
 #: bytes taken at one go, so that feedback and stop are not kept waiting
 _GULP: Final = 1 << 20
 _EPOCH_2000: Final = 946_684_800.0
@@ -72,7 +70,6 @@ class Walsender:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._pg = connection.pgconn
-        self._flood = False
 
     def identify(self) -> System:
         """The server's system identifier and timeline."""
@@ -128,17 +125,14 @@ class Walsender:
             return gulp
         if not readable(pg.socket, wait):
             return NOTHING
-        fill = _FILL_FLOOD if self._flood else _FILL
-        time.sleep(fill)
+        time.sleep(_FILL)
         taken = 0
         while taken < _GULP:
             pg.consume_input()
             taken += 16 << 10
             if not readable(pg.socket, 0):
                 break
-        size, gulp = self._take()
-        self._flood = size > fill * _FLOOD
-        return gulp
+        return self._take()[1]
 
     def _take(self) -> tuple[int, Gulp]:
         """All whole messages that libpq has, up to a gulp."""
