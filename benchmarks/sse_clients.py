@@ -1,6 +1,6 @@
 """A thousand clients on the event streams, with thousands of changes a second underneath.
 
-    python benchmarks/sse_clients.py --clients 1000 --rate 5000 --seconds 30
+    python -m benchmarks.sse_clients --clients 1000 --rate 5000 --seconds 15
 
 Real parts on one machine: a private PostgreSQL, `sentstream run` (which serves in a process beside the one that
 counts), a writer that changes rows at a fixed rate, and a process with the clients: a fifth of them follow all
@@ -10,6 +10,9 @@ campaigns, the others one each. Shown without clients and with them, by turns:
   flush    from the commit time to the flush's own time in PostgreSQL, which is what the counting path feels
   cpu      seconds of CPU in a second: the counting process, the serving one
   memory   of the serving process at the end, and the most it had
+
+The clients stand for other machines: their process gives way to the others (nice). Bounds: no client is ever more than
+a second behind; the median of `flush` grows by less than 5 % (median of the turns).
 """
 
 from __future__ import annotations
@@ -53,12 +56,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=5000, help="changed rows a second")
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--campaigns", type=int, default=50)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--follow", nargs=4, metavar=("URL", "CLIENTS", "SECONDS", "CAMPAIGNS"), help=argparse.SUPPRESS)
     given, _ = parser.parse_known_args()
     if given.follow:
+        os.nice(10)
         url, clients, seconds, campaigns = given.follow
         print(json.dumps(asyncio.run(follow(url, int(clients), float(seconds), int(campaigns)))))
         return 0
@@ -80,9 +84,14 @@ def main() -> int:
             run.wait(30)
     for alone, crowded in turns:
         show(given, alone, crowded)
-    held = min(crowded["heard"]["worst"] for _, crowded in turns) <= 1
-    print("no client was more than a second behind" if held else "NOT HELD: a client was more than a second behind")
-    return 0 if held else 1
+    slower = median(median(crowded["flush"]) / median(alone["flush"]) for alone, crowded in turns) - 1
+    bounds = {
+        "no client was more than a second behind": max(crowded["heard"]["worst"] for _, crowded in turns) <= 1,
+        f"counting slowed by less than 5 % ({slower:+.1%})": slower < 0.05,
+    }
+    for bound, held in bounds.items():
+        print(f"{'held' if held else 'NOT HELD'}: {bound}")
+    return 0 if all(bounds.values()) else 1
 
 
 def prepare(server: PrivateServer, campaigns: int) -> str:

@@ -56,6 +56,7 @@ class Batcher:
         self.epoch = epoch
         self._parts = [_Part(begin) for _ in range(partitions)]
         self._partition_of = partition_of
+        self._homes: dict[int, int] = {}
         self._most = most
         self._end = begin
         self._as_of = 0
@@ -69,18 +70,22 @@ class Batcher:
     def add(self, transactions: Iterable[Transaction]) -> list[Batch]:
         """Take transactions in WAL order; the batches that this closed."""
         closed: list[Batch] = []
-        parts, most = self._parts, self._most
-        single = parts[0] if len(parts) == 1 else None
+        parts, most, homes = self._parts, self._most, self._homes
         for lsn, end, time, _, entries in transactions:
             minute = time // MINUTE
             if minute != self._minute:
                 if self.waiting:
                     closed += self.cut(self._end, self._as_of, idle=False)
                 self._minute = minute
-            if single is not None and len(entries) == 1:
-                single.entries.append((lsn, 0, entries[0]))
-                if len(single.entries) >= most:
-                    closed.append(self._close(0, Position(end), time))
+            if len(entries) == 1 and type(entries[0]) is Move:  # the mailer's every statement
+                entry = entries[0]
+                number = homes.get(entry.campaign)
+                if number is None:
+                    number = homes[entry.campaign] = self._partition_of(entry.campaign)
+                waiting = parts[number].entries
+                waiting.append((lsn, 0, entry))
+                if len(waiting) >= most:
+                    closed.append(self._close(number, Position(end), time))
             else:
                 closed += self._spread(lsn, end, time, entries)
             self._end, self._as_of = Position(end), time

@@ -12,15 +12,20 @@ import signal
 import socket
 import struct
 import sys
+from typing import Final
 
 from stream import logs
 from stream.settings import Settings
 from stream.web.context import Context
 from stream.web.process import run_server
 
+#: the counting goes first where both want the processor
+_NICE: Final = 10
+
 
 def main(pipe_fd: int, listen_fd: int) -> None:
     """Serve until the parent says so by SIGTERM, or is gone."""
+    os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in order
     pipe, sock = socket.socket(fileno=pipe_fd), socket.socket(fileno=listen_fd)
     kind, settings = _read(pipe)
