@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -58,10 +59,13 @@ def main() -> int:
         s.session.execute("CREATE TABLE saved AS SELECT * FROM sentstream.progress")
         s.session.execute("CREATE TABLE marks AS SELECT * FROM sentstream.watermarks")
         for _ in range(given.runs):
+            settled()
             times["pg_recvlogical"].append(_recvlogical(s, end))
             if debezium is not None:
+                settled()
                 times.setdefault("debezium", []).append(debezium.drain(s, given.transactions))
             again(s)
+            settled()
             seconds, grown = drained(s, kafka, given.partitions, end, rows)
             times["sentstream"].append(seconds)
             for role, value in grown.items():
@@ -80,6 +84,12 @@ def main() -> int:
         "memory_grown_mb": {role: [round(v, 1) for v in values] for role, values in memory.items()},
     }
     return report("kafka_drain", figures, bounds)
+
+
+def settled() -> None:
+    """What the run before has left to be written to disk is not this one's."""
+    os.sync()
+    time.sleep(2)
 
 
 def settings(s: Scene, kafka: PrivateKafka, partitions: int) -> dict[str, Any]:
@@ -107,7 +117,7 @@ def drained(s: Scene, kafka: PrivateKafka, partitions: int, end: str, rows: int)
             connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sentstream control'"
             until(lambda: s.value(connected), every=0.005)
             began, start = time.monotonic(), _memory(reader.pid, "VmRSS")
-            until(lambda: s.value("SELECT min(lsn) >= %s::pg_lsn FROM sentstream.watermarks", end), every=0.02)
+            until(lambda: s.value("SELECT min(lsn) >= %s::pg_lsn FROM sentstream.watermarks", end), every=0.05)
             seconds = time.monotonic() - began
             grown = {
                 "read": _memory(reader.pid, "VmHWM") - start,

@@ -1,19 +1,20 @@
 """Catching up without the walsender: a far backlog is read by SQL, which is faster.
 
 A walsender sends every message with a system call of its own. A COPY does not: the slot is copied to a temporary one,
-and its changes come as rows of one COPY, some two million messages a round. Consuming the copy loses nothing, for only
-the real slot protects data; it is moved on at the end, to what is confirmed by then. The slot is free meanwhile: a
-second reader would be wasteful and harmless, because flushes are fenced.
+and its changes come as rows of a COPY, some 400,000 messages a round. A round is held here and the next one asked for
+before it is handed on: so the server decodes while we fold. Consuming the copy loses nothing, for only the real slot
+protects data; it is moved on at the end, to what is confirmed by then. The slot is free meanwhile: a second reader
+would be wasteful and harmless, because flushes are fenced.
 
 Source: PostgreSQL documentation, "Replication Management Functions", and "COPY" for the binary format. DESIGN 7, which
-aggregates chunks of 400,000 messages into one value; rows keep the client's memory flat, know no limit of 1 GB, and
-leave the server one decoding pass a round.
+aggregates a round into one value; rows know no limit of 1 GB, and of a huge transaction no more than `_HOLD` is held.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from typing import Any, Final
 
 import psycopg
@@ -25,10 +26,12 @@ from stream.core.position import lsn_text
 
 log = logging.getLogger("sentstream.catchup")
 
-#: messages of one round; the server keeps them in a file meanwhile
-_ROUND: Final = 2_000_000
+#: messages of one round, which ends with a transaction
+_ROUND: Final = 400_000
 #: a round that brought fewer was the last: the rest is the walsender's
 _LAST: Final = 50_000
+#: bytes of a round that are held until it is over; what is more is handed on as it comes
+_HOLD: Final = 24 << 20
 _GULP: Final = 1 << 20
 #: 'PGCOPY' and its flags, before the first row; then a row: number of fields (2 bytes), length (4), the message
 _COPY_HEADER: Final = 19
@@ -53,7 +56,14 @@ class Catchup:
         self._state = "idle"
         self._first = True
         self._messages = 0
-        self.finished = False
+        self._held: deque[bytes] = deque()
+        self._size = 0
+        self._over = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rest is the walsender's."""
+        return self._over and not self._held
 
     def begin(self) -> int:
         """Copy the slot; its confirmed LSN, where reading begins."""
@@ -68,24 +78,42 @@ class Catchup:
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def gulp(self, wait: float) -> Gulp:
-        """Whole messages that arrive within ``wait`` seconds, as one block of about a megabyte."""
-        if self.finished:
-            return NOTHING
-        if self._state == "idle":
+        """Whole messages, as one block of about a megabyte; nothing where ``wait`` seconds bring none to hand on."""
+        if self._state == "idle" and not self._over:
             self._ask()
+        ready = self._ready
+        if not self._over:
+            self._receive(0.0 if ready else wait)
+        if not (ready or self._ready):
+            return NOTHING
+        block = self._held.popleft()
+        self._size -= len(block)
+        return Gulp(block)
+
+    @property
+    def _ready(self) -> bool:
+        """Whether what is held may be handed on: its round is over, or too large to be held."""
+        return bool(self._held) and (self._state != "rows" or self._size >= _HOLD)
+
+    def _receive(self, wait: float) -> None:
+        """Take what the server has sent, up to a gulp. At the end of a round, ask for the next."""
         pg = self._pg
         if self._state == "asked":
             if pg.is_busy():
                 if readable(pg.socket, wait):
                     pg.consume_input()
-                return NOTHING
+                return
             self._expect(pq.ExecStatus.COPY_OUT)
             self._state, self._first = "rows", True
         blocks = self._rows()
         if not blocks and self._state == "rows" and readable(pg.socket, wait):
             pg.consume_input()
             blocks = self._rows()
-        return Gulp(b"".join(blocks)) if blocks else NOTHING
+        if blocks:
+            self._held.append(b"".join(blocks))
+            self._size += len(self._held[-1])
+        if self._state == "idle" and not self._over:
+            self._ask()
 
     def _ask(self) -> None:
         row = self._connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
@@ -118,7 +146,7 @@ class Catchup:
                 while self._pg.get_result() is not None:
                     pass
                 self._state = "idle"
-                self.finished = self._messages < _LAST
+                self._over = self._messages < _LAST
                 break
             if size & 0x3FFF < length:  # every 16 kB or so, let libpq take what the socket has
                 self._take_in()

@@ -84,7 +84,7 @@ def test_serve_shows_what_the_topic_brings_before_the_database_has_it(counted: S
     newest = [it for it in counted.records(counted.names.progress) if it.key == b"7"][-1]
     value = orjson.loads(newest.value)
     epoch, lsn, seq = value["position"].split(".")
-    later = f"{epoch}.{int(lsn, 16) + 8:0{len(lsn)}X}.{seq}"
+    later = f"{epoch}.{int(lsn, 16) + (1 << 24):0{len(lsn)}X}.{seq}"  # beyond what the database has
     producer = KafkaProducer(**counted.cluster.kafka_python())
 
     def told() -> bool:
