@@ -99,7 +99,7 @@ MUTANTS = (
         "every entry is in exactly one batch",
         "stream/core/batch.py",
         "part.begin, part.entries = end, []",
-        "self._parts[number] = _Part(end)",
+        "part.begin = end",
         "tests/core/test_batch_tiles.py",
     ),
     Mutant(
@@ -143,6 +143,34 @@ MUTANTS = (
         "return waiting.moved and since >= TICK",
         "return waiting.moved and since >= self.interval",
         "tests/core/test_pace.py",
+    ),
+    Mutant(
+        "a recount is due as long as any watermark is not based",
+        "stream/core/schedule.py",
+        "    if not facts.based:\n        on_its_way",
+        "    if False:\n        on_its_way",
+        "tests/core/test_schedule.py",
+    ),
+    Mutant(
+        "a campaign first met in the stream keeps what it shows",
+        "stream/core/partition.py",
+        "removed = max(0, known.sent) if known is not None and self._keep else 0",
+        "removed = 0",
+        "tests/core/test_partition.py",
+    ),
+    Mutant(
+        "the lock comes first",
+        "connectors/postgres/recount.py",
+        "SET LOCAL random_page_cost = 1;",
+        "SET LOCAL random_page_cost = 1; SELECT 1;",
+        "tests/postgres/test_recount.py -k lock_comes_before",
+    ),
+    Mutant(
+        "every recount also looks at publication and identity",
+        "connectors/postgres/recount.py",
+        "        _check_conformance(conn, publication, mailer_schema)\n",
+        "",
+        "tests/postgres/test_recount.py -k no_longer_as_setup",
     ),
     Mutant(
         "the watermark moves by compare-and-swap",
