@@ -170,6 +170,12 @@ class Cluster:
             )
         return UnreachableError(
             f"Kafka at {brokers} does not answer ({type(error).__name__}: {error}).",
-            "Check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL, and that the brokers run and advertise an "
-            "address that can be reached from here.",
+            f"Check {self._keys()}, and that the brokers run and advertise an address that can be reached from here.",
         )
+
+    def _keys(self) -> str:
+        """The settings that may keep us out; a client that is refused may only say that nobody answers."""
+        keys = ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SECURITY_PROTOCOL"]
+        keys += ["KAFKA_SSL_CAFILE"] if self.tls else []
+        keys += ["KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"] if self.sasl else []
+        return f"{', '.join(keys[:-1])} and {keys[-1]}"
