@@ -50,8 +50,7 @@ class Debezium:
             finally:
                 process.kill()
                 process.wait()
-                until(lambda: s.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
-                s.session.execute("SELECT pg_drop_replication_slot('reader')")
+                s.drop_reader()
 
     def freshness(self, rate: int, seconds: float) -> dict[str, float]:
         """Time from a change's commit to its record being in Kafka, at a fixed rate."""

@@ -71,13 +71,11 @@ def main() -> int:
 
 
 def _recvlogical(s: Scene, end: str) -> float:
-    s.session.execute("SELECT pg_copy_logical_replication_slot('sentstream', 'reader')")
+    command = s.recvlogical(f"--endpos={end}")
     began = time.monotonic()
-    command = [str(s.server.program("pg_recvlogical")), "-d", s.url, "-S", "reader", "--start", "-f", "/dev/null"]
-    options = ["-o", "proto_version=1", "-o", "publication_names=sentstream", f"--endpos={end}", "--no-loop"]
-    subprocess.run([*command, *options], check=True)
+    subprocess.run(command, check=True)
     seconds = time.monotonic() - began
-    _drop(s)
+    s.drop_reader()
     return seconds
 
 
@@ -94,7 +92,7 @@ def _sentstream(s: Scene, end: str, threshold: str, rows: int) -> tuple[float, f
         sent = s.value("SELECT sum(sent) FROM campaigns")
         if sent != rows:
             raise RuntimeError(f"{sent} counted, {rows} sent")
-    _drop(s)
+    s.drop_reader()
     return seconds, grown
 
 
@@ -105,11 +103,6 @@ def _again(s: Scene, lsn: str, seq: int) -> None:
     s.session.execute("INSERT INTO sentstream.progress SELECT * FROM saved")
     s.session.execute("TRUNCATE sentstream.history")
     s.session.execute("UPDATE campaigns SET sent = 0")
-
-
-def _drop(s: Scene) -> None:
-    until(lambda: s.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
-    s.session.execute("SELECT pg_drop_replication_slot('reader')")
 
 
 def _memory(pid: int, what: str) -> float:

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.debezium import Debezium
-from benchmarks.drain import _GENERATE, _again, _drop, _memory, _recvlogical
+from benchmarks.drain import _GENERATE, _again, _memory, _recvlogical
 from benchmarks.scene import Scene, report, scene, until
 from connectors.kafka.broker import PrivateKafka
 from connectors.kafka.topics import ensure
@@ -126,7 +126,7 @@ def drained(s: Scene, kafka: PrivateKafka, partitions: int, end: str, rows: int)
         sent = s.value("SELECT sum(sent) FROM campaigns")
         if sent != rows:
             raise RuntimeError(f"{sent} counted, {rows} sent")
-    _drop(s)
+    s.drop_reader()
     return seconds, grown
 
 

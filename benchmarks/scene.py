@@ -84,6 +84,17 @@ class Scene:
             child.terminate()
             child.wait(30)
 
+    def recvlogical(self, *options: str) -> list[str]:
+        """The command that reads a fresh copy of the slot, `reader`, made here and dropped by `drop_reader`."""
+        self.session.execute("SELECT pg_copy_logical_replication_slot('sentstream', 'reader')")
+        command = [str(self.server.program("pg_recvlogical")), "-d", self.url, "-S", "reader", "--start", "--no-loop"]
+        return [*command, "-f", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=sentstream", *options]
+
+    def drop_reader(self) -> None:
+        """Drop the copy, once nobody reads it."""
+        until(lambda: self.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
+        self.session.execute("SELECT pg_drop_replication_slot('reader')")
+
     def pgbench(self, script: str, seconds: float, clients: int = 2, rate: int = 0) -> dict[str, float]:
         """Run ``script`` for so long: ``tps``, and ``median`` and ``p99`` of its latency in ms."""
         with tempfile.TemporaryDirectory() as folder:

@@ -90,17 +90,14 @@ def _setting(s: Scene, way: str) -> Iterator[None]:
 
 @contextmanager
 def _recvlogical(s: Scene) -> Iterator[None]:
-    s.session.execute("SELECT pg_copy_logical_replication_slot('sentstream', 'reader')")
-    command = [str(s.server.program("pg_recvlogical")), "-d", s.url, "-S", "reader", "--start", "-f", "/dev/null"]
-    child = subprocess.Popen([*command, "-o", "proto_version=1", "-o", "publication_names=sentstream", "--no-loop"])
+    child = subprocess.Popen(s.recvlogical())
     try:
         until(lambda: s.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
         yield
     finally:
         child.terminate()
         child.wait(30)
-        until(lambda: s.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
-        s.session.execute("SELECT pg_drop_replication_slot('reader')")
+        s.drop_reader()
 
 
 if __name__ == "__main__":

@@ -66,21 +66,20 @@ class Catchup:
         return self._over and not self._held
 
     def begin(self) -> int:
-        """Copy the slot; its confirmed LSN, where reading begins."""
+        """Copy the slot, and ask for the first round; the copy's confirmed LSN, where reading begins."""
         self._connection.execute("SET work_mem = '32MB'")
         self._connection.execute(
             "SELECT pg_copy_logical_replication_slot(%s::name, %s::name, true)", (self._slot, self._copy)
         )
         copied = find(self._connection, self._copy)
         assert copied is not None
+        self._ask()
         return copied.confirmed
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def gulp(self, wait: float) -> Gulp:
         """Whole messages, as one block of about a megabyte; nothing where ``wait`` seconds bring none to hand on."""
-        if self._state == "idle" and not self._over:
-            self._ask()
         ready = self._ready
         if not self._over:
             self._receive(0.0 if ready else wait)

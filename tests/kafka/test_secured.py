@@ -3,7 +3,6 @@ where the login or the certificate is wrong."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 from connectors.kafka.broker import QUICK_START, PrivateKafka
 from connectors.kafka.topics import ensure
 from stream.core.errors import SentstreamError
+from tests.certificates import self_signed
 from tests.fix_postgres import Database
 from tests.kafka.shape import Shape
 from tests.postgres.running import add_campaign
@@ -48,9 +48,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """A broker whose second listener (its own, here) demands TLS and a login."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate, store = folder / "key.pem", folder / "ca.pem", folder / "store.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(words, check=True, capture_output=True)
+    self_signed(key, certificate)
     store.write_text(key.read_text() + certificate.read_text())
     own = "listener.name.broker"
     settings = {

@@ -18,6 +18,7 @@ import pytest
 
 from connectors.child import free_port
 from connectors.postgres.server import Installation, PrivateServer, find_installations
+from tests.certificates import self_signed
 from tests.fix_postgres import Database, create_database
 from tests.ops.prometheus import ROOT
 from tests.ops.test_deploy import unit
@@ -28,10 +29,6 @@ from tests.waiting import eventually
 UNIT = ROOT / "deploy" / "systemd" / "sentstream.service"
 ENVIRONMENT = ROOT / "deploy" / "systemd" / "sentstream.env"
 TOKEN = "a-long-random-word"
-_OPENSSL = (
-    *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-    *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-)
 
 
 def can_tls(installation: Installation) -> bool:
@@ -53,11 +50,7 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[PrivateServer, Path]]:
         pytest.skip("no PostgreSQL with TLS here: the wheels' servers have none")
     with PrivateServer(found[0]) as server:
         key, certificate = server.data / "server.key", server.data / "server.crt"
-        subprocess.run(
-            [*_OPENSSL, "-keyout", str(key), "-out", str(certificate)],
-            check=True,
-            capture_output=True,
-        )
+        self_signed(key, certificate)
         owner = server.data.stat()
         for path in (key, certificate):
             os.chown(path, owner.st_uid, owner.st_gid)
