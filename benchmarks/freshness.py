@@ -15,6 +15,8 @@ import time
 from bisect import bisect_left
 from typing import Any
 
+import psutil
+
 from benchmarks.scene import Scene, percentile, report, scene, until
 from connectors.postgres.connect import connect
 
@@ -36,18 +38,21 @@ def main() -> int:
     return report("freshness", figures, bounds)
 
 
-def measure(rate: int, seconds: float, **settings: Any) -> dict[str, float]:
-    """``settings``: other settings of sentstream."""
+def measure(rate: int, seconds: float, **settings: Any) -> dict[str, Any]:
+    """``settings``: other settings of sentstream. ``memory_mb``: of each process, after a fifth of the time, at its
+    end, and the most."""
     with scene(track_commit_timestamp="on") as s:
         s.campaigns(1, int(rate * seconds * 1.3))
         s.session.execute("CREATE SEQUENCE bench_ids CACHE 1")
         s.set_up()
-        with s.sentstream(**settings):
+        with s.sentstream(**settings) as child:
             until(s.based)
             seen: list[tuple[float, int]] = []
+            memory: dict[str, list[float]] = {}
             stop = threading.Event()
             poller = threading.Thread(target=_poll, args=(s.url, seen, stop))
             poller.start()
+            threading.Thread(target=_weigh, args=(child.pid, memory, stop), daemon=True).start()
             figures = s.pgbench(SEND, seconds, clients=4, rate=rate)
             until(lambda: s.value("SELECT sent FROM campaigns") == _sent(s))
             stop.set()
@@ -67,6 +72,10 @@ def measure(rate: int, seconds: float, **settings: Any) -> dict[str, float]:
         "p50_ms": round(percentile(waits, 50), 1),
         "p99_ms": round(percentile(waits, 99), 1),
         "max_ms": round(max(waits), 1),
+        "memory_mb": {
+            role: {"early": values[len(values) // 5], "end": values[-1], "most": max(values)}
+            for role, values in sorted(memory.items())
+        },
     }
 
 
@@ -87,6 +96,18 @@ def _poll(url: str, seen: list[tuple[float, int]], stop: threading.Event) -> Non
                 last = row[0]
                 seen.append((row[1], row[0]))
             time.sleep(0.002)
+
+
+def _weigh(pid: int, memory: dict[str, list[float]], stop: threading.Event) -> None:
+    """Note each second what every process of ours holds, in MB, by the command it was started with."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    while not stop.wait(1):
+        for process in processes:
+            try:
+                role = process.cmdline()[-1].rpartition("/")[2]
+                memory.setdefault(role, []).append(round(process.memory_info().rss / 1e6, 1))
+            except psutil.NoSuchProcess:
+                memory.setdefault("ended", []).append(0.0)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Catching up without the walsender: a far backlog is read by SQL, which is faster.
 
 A walsender sends every message with a system call of its own. A COPY does not: the slot is copied to a temporary one,
-and its changes come as rows of a COPY, some 400,000 messages a round. A round is held here and the next one asked for
-before it is handed on: so the server decodes while we fold. Consuming the copy loses nothing, for only the real slot
-protects data; it is moved on at the end, to what is confirmed by then. The slot is free meanwhile: a second reader
-would be wasteful and harmless, because flushes are fenced.
+and its changes come as rows of a COPY, some 400,000 messages a round and 4,096 a row, for each row costs us a call. A
+round is held here and the next one asked for before it is handed on: so the server decodes while we fold. Consuming
+the copy loses nothing, for only the real slot protects data; it is moved on at the end, to what is confirmed by then.
+The slot is free meanwhile: a second reader would be wasteful and harmless, because flushes are fenced.
 
 Source: PostgreSQL documentation, "Replication Management Functions", and "COPY" for the binary format. DESIGN 7, which
-aggregates a round into one value; rows know no limit of 1 GB, and of a huge transaction no more than `_HOLD` is held.
+aggregates a round into one value; many of them know no limit of 1 GB, and of a huge transaction no more than `_HOLD` is
+held.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ log = logging.getLogger("sentstream.catchup")
 
 #: messages of one round, which ends with a transaction
 _ROUND: Final = 400_000
-#: a round that brought fewer was the last: the rest is the walsender's
-_LAST: Final = 50_000
+#: messages of one row; they are joined by the server
+_ROW: Final = 4_096
+#: a round that brought fewer rows was the last: the rest is the walsender's
+_LAST: Final = 50_000 // _ROW
 #: bytes of a round that are held until it is over; what is more is handed on as it comes
 _HOLD: Final = 24 << 20
 _GULP: Final = 1 << 20
-#: 'PGCOPY' and its flags, before the first row; then a row: number of fields (2 bytes), length (4), the message
+#: 'PGCOPY' and its flags, before the first row; then a row: number of fields (2 bytes), length (4), the messages
 _COPY_HEADER: Final = 19
 _ROW_HEADER: Final = 6
 
 _CHANGES = sql.SQL(
-    "COPY (SELECT data FROM pg_logical_slot_get_binary_changes({slot}, {upto}, {most},"
-    " 'proto_version', '1', 'publication_names', {publication}, 'binary', 'true')) TO STDOUT (FORMAT binary)"
+    "COPY (SELECT string_agg(data, '' ORDER BY n) FROM pg_logical_slot_get_binary_changes({slot}, {upto}, {most},"
+    " 'proto_version', '1', 'publication_names', {publication}, 'binary', 'true')"
+    " WITH ORDINALITY AS changes (lsn, xid, data, n) GROUP BY n / {row} ORDER BY n / {row}) TO STDOUT (FORMAT binary)"
 )
 
 
@@ -55,7 +59,7 @@ class Catchup:
         self._confirmed = 0
         self._state = "idle"
         self._first = True
-        self._messages = 0
+        self._count = 0
         self._held: deque[bytes] = deque()
         self._size = 0
         self._over = False
@@ -121,10 +125,11 @@ class Catchup:
             slot=sql.Literal(self._copy),
             upto=sql.Literal(row[0]),
             most=sql.Literal(_ROUND),
+            row=sql.Literal(_ROW),
             publication=sql.Literal(self._publication),
         )
         self._pg.send_query(statement.as_bytes(self._connection))
-        self._state, self._messages = "asked", 0
+        self._state, self._count = "asked", 0
 
     def _rows(self) -> list[Any]:
         """The messages that libpq has, up to a gulp; the end of a round turns the state."""
@@ -136,7 +141,7 @@ class Catchup:
                     data, self._first = data[_COPY_HEADER:], False
                 if len(data) > _ROW_HEADER:
                     blocks.append(data[_ROW_HEADER:])
-                    self._messages += 1
+                    self._count += 1
                 size += length
             elif length == 0:
                 break
@@ -145,15 +150,11 @@ class Catchup:
                 while self._pg.get_result() is not None:
                     pass
                 self._state = "idle"
-                self._over = self._messages < _LAST
+                self._over = self._count < _LAST
                 break
-            if size & 0x3FFF < length:  # every 16 kB or so, let libpq take what the socket has
-                self._take_in()
+            if readable(self._pg.socket, 0):
+                self._pg.consume_input()
         return blocks
-
-    def _take_in(self) -> None:
-        if readable(self._pg.socket, 0):
-            self._pg.consume_input()
 
     def _expect(self, status: pq.ExecStatus) -> None:
         result = self._pg.get_result()

@@ -71,12 +71,15 @@ class Batcher:
         """Take transactions in WAL order; the batches that this closed."""
         closed: list[Batch] = []
         parts, most, homes = self._parts, self._most, self._homes
-        for lsn, end, time, _, entries in transactions:
-            minute = time // MINUTE
-            if minute != self._minute:
+        end, as_of = self._end.lsn, self._as_of
+        begun, over = self._minute * MINUTE, (self._minute + 1) * MINUTE
+        for lsn, after, time, _, entries in transactions:
+            if not begun <= time < over:
                 if self.waiting:
-                    closed += self.cut(self._end, self._as_of, idle=False)
-                self._minute = minute
+                    self._reached(end, as_of)
+                    closed += self.cut(idle=False)
+                self._minute = time // MINUTE
+                begun, over = self._minute * MINUTE, (self._minute + 1) * MINUTE
             if len(entries) == 1 and type(entries[0]) is Move:  # the mailer's every statement
                 entry = entries[0]
                 number = homes.get(entry.campaign)
@@ -85,11 +88,18 @@ class Batcher:
                 waiting = parts[number].entries
                 waiting.append((lsn, 0, entry))
                 if len(waiting) >= most:
-                    closed.append(self._close(number, Position(end), time))
+                    closed.append(self._close(number, Position(after), time))
             else:
-                closed += self._spread(lsn, end, time, entries)
-            self._end, self._as_of = Position(end), time
+                self._reached(end, as_of)
+                closed += self._spread(lsn, after, time, entries)
+            end, as_of = after, time
+        self._reached(end, as_of)
         return closed
+
+    def _reached(self, end: int, as_of: int) -> None:
+        if end != self._end.lsn:
+            self._end = Position(end)
+        self._as_of = as_of
 
     def _spread(self, lsn: int, end: int, time: int, entries: tuple[object, ...]) -> list[Batch]:
         closed: list[Batch] = []

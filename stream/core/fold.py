@@ -12,7 +12,9 @@ changed campaigns, then moves with the barriers between them. See DESIGN 1.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from . import pgoutput
@@ -39,6 +41,11 @@ _COLUMNS_3 = b"\0\x03"
 _INT4_COLUMN = b"b\0\0\0\x04"
 #: pairs of tails kept decoded, some 400 bytes each
 _REMEMBERED: Final = 50_000
+
+#: a Transaction of its five values, made in C: the named tuple's own constructor is Python
+_transaction: Final[Callable[[tuple[int, int, int, int, tuple[Entry, ...]]], Transaction]] = partial(
+    tuple.__new__, Transaction
+)
 
 #: (campaign, status)
 Side = tuple[int, int]
@@ -140,13 +147,31 @@ class Fold:
         pos, size = 0, len(data)
         begin, commit = pgoutput.BEGIN.unpack_from, pgoutput.COMMIT.unpack_from
         single, quiet, epoch_2000 = self._single, self._quiet, pgoutput.EPOCH_2000
+        transaction = _transaction
         current = self._open
         pairs: dict[tuple[Tail, Tail], int] = current.pairs if current else {}
         with_old, with_new, between, tail_at, id_size = self._shape
         length_at = tail_at + 13  # low byte of the status's length, behind the campaign's nine bytes
+        update = b"U" + with_old
         while pos < size:
             tag = data[pos]
             key: tuple[Tail, Tail]
+            if tag == _B and data[pos + 21 : pos + 34] == update:  # the mailer's every transaction: one row, one move
+                middle = pos + 22 + length_at + data[pos + 21 + length_at]
+                tail = middle + 8 + id_size
+                if data[middle : middle + 8] == between and tail + 14 < size:
+                    end = tail + 14 + data[tail + 13]
+                    known = single.get((data[pos + 21 + tail_at : middle], data[tail:end]))
+                    if known is not None and end + 26 <= size and data[end] == _C and current is None:
+                        lsn, time, xid = begin(data, pos + 1)
+                        _, committed, after, _ = commit(data, end + 1)
+                        if committed == lsn:
+                            time += epoch_2000
+                            if known:
+                                out.append(transaction((lsn, after, time, xid, known)))
+                            self.end, self.time = after, time
+                            pos = end + 26
+                            continue
             if tag == _U and current is not None:
                 head = data[pos + 1 : pos + 13]
                 if head == with_old:
@@ -192,7 +217,7 @@ class Fold:
                 if entries is None:
                     entries = self._close(current)
                 if entries:
-                    out.append(Transaction(lsn, end, current.time, current.xid, entries))
+                    out.append(transaction((lsn, end, current.time, current.xid, entries)))
                 self.end, self.time = end, current.time
                 self._open = current = None
                 pos += 26
@@ -201,6 +226,7 @@ class Fold:
                 if tag == _R:
                     with_old, with_new, between, tail_at, id_size = self._shape
                     length_at = tail_at + 13
+                    update = b"U" + with_old
         if pos != size:
             raise ProtocolError(f"the last message of a block runs {pos - size} bytes over its end.")
         return out

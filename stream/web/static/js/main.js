@@ -10,6 +10,7 @@ import { Stream } from "./stream.js";
 import { moment, number, rate, span, until } from "./words.js";
 
 const HISTORY_EVERY = 15e3;
+const LATE = 2e3; // after that the panels do not wait for the campaigns any more
 const THEMES = { auto: "as the system has them", light: "light", dark: "dark" };
 
 const stream = new Stream();
@@ -143,6 +144,7 @@ lag.start();
 runs.start();
 history();
 setInterval(history, HISTORY_EVERY);
+setTimeout(() => (document.documentElement.dataset.late = ""), LATE);
 setInterval(() => {
   list.tick();
   soon();
