@@ -104,7 +104,8 @@ def _weigh(pid: int, memory: dict[str, list[float]], stop: threading.Event) -> N
     while not stop.wait(1):
         for process in processes:
             try:
-                role = process.cmdline()[-1].rpartition("/")[2]
+                words = process.cmdline()
+                role = words[words.index("stream.cli") + 1] if "stream.cli" in words else words[0]
                 memory.setdefault(role, []).append(round(process.memory_info().rss / 1e6, 1))
             except psutil.NoSuchProcess:
                 memory.setdefault("ended", []).append(0.0)

@@ -73,8 +73,7 @@ class Embedded:
                 if once or (session.opened_at is None and self.sessions == 1):
                     raise _unreachable(error) from error
                 log.warning("%s", _plain(error))
-            backoff = Backoff(backoff.first, backoff.most) if time.monotonic() - began > 30 else backoff
-            backoff = backoff.failed()
+            backoff = backoff.failed(time.monotonic() - began)
             log.info("connecting again in %.1f s", backoff.pause)
             self.state.round_at = time.monotonic()
             self.stop.wait(backoff.pause)

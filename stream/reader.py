@@ -231,8 +231,7 @@ class Reader:
                     raise
                 log.warning("%s", " ".join(str(error).split()) or type(error).__name__)
             tried = True
-            backoff = Backoff(backoff.first, backoff.most) if time.monotonic() - began > 30 else backoff
-            backoff = backoff.failed()
+            backoff = backoff.failed(time.monotonic() - began)
             log.info("connecting again in %.1f s", backoff.pause)
             self._went_round()
             self.stop.wait(backoff.pause)

@@ -7,7 +7,16 @@ from itertools import permutations
 
 import pytest
 
-from stream.core.entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, RecountRow, Truncate
+from stream.core.entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    RecountRow,
+    Transaction,
+    Truncate,
+)
 from stream.core.errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
 from stream.core.fold import Fold, Tables
 from stream.core.status import CANCELLED, FAILED, MOVED, NEW, QUEUED, REMOVED, SENDING, SENT, STATUSES
@@ -336,6 +345,32 @@ def test_moves_are_shared_between_transactions() -> None:
     one = transaction(1000, QUEUE.update(row(7, "queued"), row(7, "sent")))
     first, second = fold.block(relations() + one + one)
     assert first.entries is second.entries
+
+
+def test_a_transaction_of_one_move_met_before_is_as_the_first_one() -> None:
+    """The mailer's every transaction, folded in one step: where it stands, when, and that it is whole."""
+    move, nothing = QUEUE.update(row(7, "queued"), row(7, "sent")), QUEUE.update(row(7, "sent"), row(7, "sent"))
+    fold = Fold()
+    fold.block(relations() + transaction(1000, move) + transaction(2000, nothing))
+    data = transaction(5000, move, end=5100, time=1_795_513_728_081_000, xid=99)
+    (found,) = fold.block(data + transaction(6000, nothing, end=6100, time=1_795_513_728_082_000))
+    assert found == Transaction(5000, 5100, 1_795_513_728_081_000, 99, (Move(7, QUEUED, SENT, 1),))
+    assert type(found) is Transaction
+    assert (fold.end, fold.time, fold.open) == (6100, 1_795_513_728_082_000, False)
+    for cut in range(1, len(wal.commit(1, 2))):
+        with pytest.raises(ProtocolError):
+            met(move).block(data[:-cut])
+    with pytest.raises(ProtocolError, match="began as"):
+        met(move).block(wal.begin(1) + move + wal.commit(2, 3))
+    with pytest.raises(ProtocolError, match="inside"):
+        met(move).block(wal.begin(1) + data)
+
+
+def met(*messages: bytes) -> Fold:
+    """A fold that has met these messages, each as a transaction of its own."""
+    fold = Fold()
+    fold.block(relations() + b"".join(transaction(1000, message) for message in messages))
+    return fold
 
 
 def test_a_million_rows_in_one_transaction_are_a_few_entries_while_they_are_read() -> None:

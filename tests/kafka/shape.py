@@ -39,11 +39,14 @@ def delete_topics(settings: Settings) -> None:
 
 
 class Role:
-    """A role as a process of its own."""
+    """A role as a process of its own. ``home``: the folder whose code it runs, if not ours."""
 
-    def __init__(self, name: str, words: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, words: list[str], environment: dict[str, str], log: Path, home: Path | None = None
+    ) -> None:
         self.name = name
         self.log = log
+        self.home = home
         self._words = words
         self._environment = environment
         self.process = self._start()
@@ -53,6 +56,7 @@ class Role:
             return subprocess.Popen(
                 [sys.executable, "-m", "stream.cli", *self._words, "--with-parent", str(os.getpid())],
                 env=self._environment,
+                cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from connectors.postgres.connect import Connection
@@ -173,22 +174,23 @@ def running(db: Database, wall: Callable[[], datetime] = utc_now, **values: Any)
         yield reconciler
 
 
-def start_process(db: Database, **environment: str) -> subprocess.Popen[bytes]:
+def start_process(db: Database, *, home: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
     """`sentstream run` as a process of its own, whose log goes to the test's own standard error; `environment` by the
-    settings' names, such as RECOUNT_INTERVAL="5s". The test ends it."""
+    settings' names, such as RECOUNT_INTERVAL="5s"; `home`: the folder whose code it runs, if not ours. The test ends
+    it."""
     given = {
         "SENTSTREAM_DATABASE_URL": db.url,
         "SENTSTREAM_SLOT_NAME": db.slot,
         "SENTSTREAM_HTTP_LISTEN": "off",
         **{f"SENTSTREAM_{name}": value for name, value in environment.items()},
     }
-    return subprocess.Popen([sys.executable, "-m", "stream.cli", "run"], env={**os.environ, **given})
+    return subprocess.Popen([sys.executable, "-m", "stream.cli", "run"], cwd=home, env={**os.environ, **given})
 
 
 @contextmanager
-def running_process(db: Database, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_process(db: Database, *, home: Path | None = None, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """`start_process`, ended in order, which must succeed."""
-    process = start_process(db, **environment)
+    process = start_process(db, home=home, **environment)
     try:
         yield process
         assert process.poll() is None

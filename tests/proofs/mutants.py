@@ -207,6 +207,20 @@ MUTANTS = (
         "        self._reader.confirm(flush.position.lsn + (1 << 40))\n",
         "tests/postgres/test_faults.py -k random_under_load",
     ),
+    Mutant(
+        "FULL and a column list never meet",
+        "connectors/postgres/setup/plan.py",
+        'yield from publication + identity if target == "full" and has_list else identity + publication',
+        "yield from identity + publication",
+        "tests/postgres/test_setup.py -k never_meet",
+    ),
+    Mutant(
+        "an end is confirmed when every partition has it",
+        "connectors/kafka/publish.py",
+        "return min(lane.durable for lane in self._lanes)",
+        "return max(lane.durable for lane in self._lanes)",
+        "tests/kafka/test_topics.py -k durable_when_every_partition",
+    ),
 )
 
 
@@ -235,9 +249,9 @@ def noticed(mutant: Mutant) -> tuple[Mutant, bool | None, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only those that need no database")
+    parser.add_argument("--quick", action="store_true", help="only those that need no server")
     given = parser.parse_args()
-    chosen = [m for m in MUTANTS if not (given.quick and "tests/postgres" in m.tests)]
+    chosen = [m for m in MUTANTS if not (given.quick and m.tests.startswith(("tests/postgres", "tests/kafka")))]
     unseen = 0
     with ThreadPoolExecutor(2) as pool:
         for mutant, seen, seconds in pool.map(noticed, chosen):
