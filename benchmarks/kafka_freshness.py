@@ -35,7 +35,7 @@ def main() -> int:
     bounds = {
         "no stall over a second": ours["max_ms"] <= 1000,
         "memory of reader and worker flat": "ended" not in memory
-        and all(memory[role]["end"] - memory[role]["early"] <= 16 for role in ("read", "work")),
+        and all(memory[role]["tenths"][-1] - memory[role]["tenths"][2] <= 16 for role in ("read", "work")),
     }
     figures = {"rate": given.rate, "seconds": given.seconds, "sentstream": ours}
     if theirs is not None:
