@@ -123,7 +123,7 @@ class Alignment:
             return
         self._h = seen
         self._near = max(self._near, seen.xmax)
-        self._recent = deque((xid, entries) for xid, entries in self._recent if not seen.sees(xid))
+        self._recent = deque(kept for kept in self._recent if not seen.sees(kept[0]))
         self._size = sum(len(entries) for _, entries in self._recent)
 
     def _aligned(self, transaction: Transaction, xid: int) -> Transaction:
