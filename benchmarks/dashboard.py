@@ -13,7 +13,6 @@ the first hundred rows (the rest comes on a click) within 2.5 s, no task longer 
 from __future__ import annotations
 
 import argparse
-import socket
 import statistics
 import sys
 import threading
@@ -22,7 +21,8 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.scene import Scene, report, scene, until
+from benchmarks.scene import Scene, percentile, report, scene, until
+from connectors.child import free_port
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--visits", type=int, default=5, help="of the page; the medians are shown")
     given, _ = parser.parse_known_args()
-    port = _free_port()
+    port = free_port()
     with scene() as s:
         s.campaigns(given.campaigns, given.campaigns * ROWS)
         s.set_up()
@@ -101,15 +101,15 @@ def _visit(browser: Any, s: Scene, port: int, given: argparse.Namespace) -> dict
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     context.close()
     load.join()
-    frames = sorted(seen["frames"])
+    frames = seen["frames"]
     return {
         "first_contentful_paint_ms": paint,
         "hundred_rows_ms": seen["rows"],
         "texts_changed_a_second": seen["changes"] / given.seconds,
         "frames_a_second": len(frames) / given.seconds,
-        "frame_p50_ms": frames[len(frames) // 2],
-        "frame_p99_ms": frames[int(len(frames) * 0.99)],
-        "frame_max_ms": frames[-1],
+        "frame_p50_ms": percentile(frames, 50),
+        "frame_p99_ms": percentile(frames, 99),
+        "frame_max_ms": max(frames),
         "longest_task_ms": max(seen["tasks"], default=0.0),
         "long_tasks_ms_a_second": sum(seen["tasks"]) / given.seconds,
         "layout_shift": seen["shift"],
@@ -122,12 +122,6 @@ def _answers(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

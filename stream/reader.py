@@ -161,6 +161,7 @@ class ReaderSession:
             read = reader.read(min(wait, 0.25) if publisher.idle else min(wait, 0.02))
             state.caught_up = not reader.catching_up or reader.finished
             batches = batcher.add(read.transactions)
+            state.entries += sum(len(transaction.entries) for transaction in read.transactions)
             if not reader.in_transaction:
                 end = Position(read.end)
             as_of = max(as_of, read.as_of)
@@ -174,7 +175,6 @@ class ReaderSession:
                 cut_at = now
             for batch in batches:
                 publisher.send(batch)
-                state.entries += len(batch.entries)
             if batches:
                 at("after_send")
         for batch in batcher.cut(end, as_of):

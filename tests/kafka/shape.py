@@ -41,12 +41,10 @@ def delete_topics(settings: Settings) -> None:
 class Role:
     """A role as a process of its own. ``home``: the folder whose code it runs, if not ours."""
 
-    def __init__(
-        self, name: str, words: list[str], environment: dict[str, str], log: Path, home: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, words: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
-        self.home = home
+        self.home: Path | None = None
         self._words = words
         self._environment = environment
         self.process = self._start()

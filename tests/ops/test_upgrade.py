@@ -12,6 +12,7 @@ import pytest
 from stream.config import to_environment
 from tests.fix_postgres import Database
 from tests.next_release import ROOT, command, next_release
+from tests.postgres.preparing import to_version_1
 from tests.postgres.running import (
     add_campaign,
     add_rows,
@@ -73,10 +74,7 @@ def test_what_an_earlier_version_of_the_schema_holds_is_kept(mailer_db: Database
     add_campaign(db, 1, queued=20, sent_rows=30)
     with running_release(ROOT, db):
         add_rows(db, 1, "sent", 5)
-    db.execute(
-        "DROP VIEW sentstream.campaign_progress, sentstream.discrepancies; DROP FUNCTION sentstream.live_counts,"
-        " sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1"
-    )
+    to_version_1(db)
     tables = ("progress", "history", "recounts", "verdicts", "watermarks")
     before = {table: db.execute(f"SELECT * FROM sentstream.{table} ORDER BY 1, 2") for table in tables}
     add_rows(db, 1, "sent", 7)  # while nobody reads

@@ -31,6 +31,14 @@ def prepare(db: Database, *, user: str = "", **wishes: Any) -> Plan:
         return set_up(conn, wanted(db, **wishes), watch=watch)
 
 
+def to_version_1(db: Database) -> None:
+    """Take off what the schema has had since its second version."""
+    db.execute(
+        "DROP VIEW sentstream.campaign_progress, sentstream.discrepancies; DROP FUNCTION sentstream.live_counts,"
+        " sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1"
+    )
+
+
 def missing(db: Database, *, user: str = "", **wishes: Any) -> Plan:
     """What setup would do."""
     with db.connect(user=user) as conn:

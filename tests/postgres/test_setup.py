@@ -29,6 +29,7 @@ from tests.postgres.preparing import (
     open_transaction,
     prepare,
     run_fix,
+    to_version_1,
     waits_for_lock,
     wanted,
 )
@@ -380,10 +381,7 @@ def test_the_schema_grows_from_an_earlier_version(mailer_db: Database) -> None:
     db = mailer_db
     role = db.role("LOGIN REPLICATION")
     prepare(db, role=role)
-    db.execute(
-        "DROP VIEW sentstream.campaign_progress, sentstream.discrepancies; DROP FUNCTION sentstream.live_counts, "
-        "sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1"
-    )
+    to_version_1(db)
     made = prepare(db)
     assert [step.code for step in made.steps] == ["schema"] * (len(migrations()) - 1) + ["rights"]
     with db.connect(user=role) as conn:
