@@ -182,7 +182,8 @@ class Reconciler:
         waiting = self._look_after_runs(conn, settings, up)
         self._look_at_stream(seen, now)
         self._prune(conn, settings, now)
-        return waiting or self._agenda.events_since is not None
+        starting = seen.partitions > 0 and not self._agenda.started
+        return waiting or starting or self._agenda.events_since is not None
 
     def _facts(
         self, conn: psycopg.Connection[Any], settings: Settings, seen: look_at.Look, up: bool, now: float

@@ -105,10 +105,11 @@ class Drain:
 class Agenda:
     """What is to be done. ``events``: triggers since the last run, with the time of the first; ``last``: when the last
     run of ours began; ``since``: when it first knew of a stream; ``ready``: the stream was heard of, or waited for long
-    enough."""
+    enough; ``alone``: no stream had run when it last looked."""
 
     since: float | None = None
     ready: bool = False
+    alone: bool = False
     started: bool = False
     events: frozenset[Trigger] = frozenset()
     events_since: float | None = None
@@ -140,9 +141,13 @@ def _event(agenda: Agenda, trigger: Trigger, now: float) -> Agenda:
 
 def noticed(agenda: Agenda, facts: Facts, now: float) -> Agenda:
     """The agenda by the facts of now: what is cured is no longer asked for, what drains is watched."""
-    if facts.partitions and not agenda.ready:
+    if not facts.partitions:
+        agenda = replace(agenda, alone=True)
+    elif not agenda.ready:
         since = now if agenda.since is None else agenda.since
-        agenda = replace(agenda, since=since, ready=facts.alive or now - since >= START_PATIENCE)
+        # a reader writes the first watermarks once it has its slot: whoever sees them come has heard of the stream
+        ready = facts.alive or agenda.alone or now - since >= START_PATIENCE
+        agenda = replace(agenda, since=since, ready=ready, alone=False)
     if facts.based and agenda.gap != Repeat():
         agenda = replace(agenda, gap=Repeat())
     if facts.inconclusive is None and agenda.inconclusive != Repeat():

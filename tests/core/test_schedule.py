@@ -36,6 +36,12 @@ def test_the_first_run_waits_for_the_stream_but_not_for_ever() -> None:
     assert asked(agenda, down, 100.0 + schedule.START_PATIENCE) == ("start", "gap")
 
 
+def test_a_stream_that_begins_while_we_look_is_counted_at_once() -> None:
+    nobody, first = Facts(partitions=0, based=True), replace(CALM, alive=False, based=False)
+    agenda = noticed(noticed(Agenda(), nobody, 100.0), nobody, 101.0)
+    assert asked(agenda, first, 101.1) == ("start", "gap")
+
+
 def test_nothing_is_due_before_a_stream_has_ever_run() -> None:
     nobody = Facts(partitions=0, based=True)
     assert asked(Agenda(), nobody, 1000.0) == ()

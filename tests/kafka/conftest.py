@@ -17,16 +17,17 @@ from tests.kafka.shape import Shape
 def make_shape(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Shape]]:
     """``make_shape(db, partitions=4, **settings)``: topics made, database set up; ended after the test. ``bootstrap``:
     of a broker of the test's own."""
-    made: list[Shape] = []
+    made: list[tuple[Shape, bool]] = []
 
     def make(db: Database, bootstrap: str = "", **values: Any) -> Shape:
         shared: Kafka | None = None if bootstrap else request.getfixturevalue("kafka")
-        made.append(Shape(db, shared.bootstrap if shared else bootstrap, tmp_path, **values))
-        return made[-1].prepare()
+        shape = Shape(db, shared.bootstrap if shared else bootstrap, tmp_path, **values)
+        made.append((shape, shared is not None))
+        return shape.prepare()
 
     yield make
-    for shape in made:
-        shape.close()
+    for shape, shared in made:
+        shape.close(topics=shared)
 
 
 @pytest.fixture

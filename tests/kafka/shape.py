@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.topics import Names, ensure, plan
 from stream.config import to_environment
-from stream.core.errors import UnreachableError
 from stream.core.partitioner import partition_of
 from stream.settings import Settings
 from tests.fix_postgres import Database
@@ -131,12 +130,13 @@ class Shape:
         self.roles.append(Role(role, [role], environment, log))
         return self.roles[-1]
 
-    def close(self) -> None:
+    def close(self, topics: bool = True) -> None:
+        """End what still runs; ``topics``: take them away too, for others use the broker."""
         for role in reversed(self.roles):
             if role.process.poll() is None:
                 role.process.send_signal(signal.SIGCONT)
                 role.kill()
-        with suppress(UnreachableError):  # a broker of the test's own may be gone
+        if topics:
             delete_topics(self.settings)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
