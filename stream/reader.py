@@ -147,7 +147,7 @@ class ReaderSession:
         reader, state, options = self._reader, self.state, self._options
         batcher = Batcher(epoch, begin, options.partitions, partial(partition_of, partitions=options.partitions))
         cut_at = ticked_at = time.monotonic()
-        end, as_of = begin, 0
+        end, as_of, ticked = begin, 0, False
         while not (self._stop.is_set() or reader.finished):
             publisher.poll()
             self._confirm(publisher)
@@ -167,9 +167,9 @@ class ReaderSession:
             as_of = max(as_of, read.as_of)
             now = time.monotonic()
             state.behind = reader.behind
-            if now - ticked_at >= TICK:
+            if now - ticked_at >= TICK or (as_of and not ticked):  # the first news at once
                 batches += batcher.cut(end, as_of)
-                cut_at = ticked_at = now
+                cut_at, ticked_at, ticked = now, now, True
             elif now - cut_at >= (BEHIND_FLUSH if reader.behind > FAR_BEHIND else CUT):
                 batches += batcher.cut(end, as_of, idle=False)
                 cut_at = now

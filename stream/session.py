@@ -171,7 +171,7 @@ class Session:
                     if partition.apply(batch) is Outcome.NEW_EPOCH:
                         raise FencedError("a newer epoch began.")
                 changes, partition.status_changes = partition.status_changes, []
-                wake = partition.dirty
+                wake = self._waiting().dirty
                 unbased = not partition.based
             if wake:
                 self._work.set()
@@ -216,8 +216,13 @@ class Session:
             self._ended.set()
 
     def _waiting(self) -> Waiting:
-        partition = self._partition
-        return Waiting(partition.dirty, partition.position != self.written, partition.due_at(), self._reader.behind)
+        """What waits to be written. To have read all that there was at the opening is as good as a change: whoever
+        looks at a fresh start, and `run --once`, waits for that."""
+        partition, written = self._partition, self.written
+        arrived = written.lsn < (self.opened_at or 0) <= partition.position.lsn
+        return Waiting(
+            partition.dirty or arrived, partition.position != written, partition.due_at(), self._reader.behind
+        )
 
     def _flush(self, connection: psycopg.Connection[Any]) -> None:
         began = time.monotonic()

@@ -98,7 +98,8 @@ class WalReader:
         self._watch: _Watch | None = None
         self._wal_end = 0
         self._received = self._confirmed = self._told = 0
-        self._fed_at = self._asked_at = self._heard_at = 0.0
+        self._fed_at = self._heard_at = 0.0
+        self._asked_at = float("-inf")
         self._mark: slots.Clock | None = None
 
     @property
@@ -141,6 +142,7 @@ class WalReader:
         clock = slots.clock(control)
         self._received = self._confirmed = self._told = begin
         self._wal_end = clock.wal_end
+        self._mark = clock  # the first news needs no tick
         self._heard_at = time.monotonic()
         self._watch = _Watch(control, options)
         self._watch.start()

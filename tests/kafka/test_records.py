@@ -116,7 +116,7 @@ POISON = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(it, marks=[pytest.mark.slow] if it == "not_json" else []) for it in POISON]
+    "name", [pytest.param(it, marks=[] if it == "wrong_schema" else [pytest.mark.slow]) for it in POISON]
 )
 def test_a_poisonous_record_is_reported_and_its_partition_counted_anew(shape: Shape, name: str) -> None:
     running(shape)
@@ -156,6 +156,7 @@ def test_a_topic_that_lost_records_is_counted_anew(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_topics_made_anew_are_counted_anew(shape: Shape) -> None:
     running(shape)
     shape.until_right()
@@ -194,6 +195,7 @@ def test_a_changelog_that_lost_its_tail_changes_nothing(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_offsets_that_were_moved_back_count_nothing_twice(shape: Shape) -> None:
     running(shape)
     with load(shape.db, 8) as done:

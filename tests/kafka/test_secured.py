@@ -75,7 +75,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(f"127.0.0.1:{server.nodes[0].broker_port}", certificate)
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+_OTHERS = [pytest.param(it, marks=pytest.mark.slow) for it in ("PLAIN", "SCRAM-SHA-512")]
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", *_OTHERS])
 def test_every_role_over_tls_with_a_login(
     secured: Secured, make_shape: Callable[..., Shape], mailer_db: Database, mechanism: str
 ) -> None:
@@ -94,7 +97,7 @@ def test_every_role_over_tls_with_a_login(
     ("wrong", "said"),
     [
         ({"kafka_sasl_password": "guessed"}, "KAFKA_SASL"),
-        ({"kafka_ssl_cafile": ""}, "KAFKA_SSL_CAFILE"),
+        pytest.param({"kafka_ssl_cafile": ""}, "KAFKA_SSL_CAFILE", marks=pytest.mark.slow),
     ],
     ids=["password", "authority"],
 )

@@ -53,6 +53,7 @@ def test_counters_follow_the_wal_and_roles_leave_in_order(shape: Shape) -> None:
     )
 
 
+@pytest.mark.slow  # tests/kafka/test_members.py kills one, too
 def test_kill_9_of_a_worker_under_load(shape: Shape) -> None:
     running(shape, workers=2)
     with load(shape.db, 8) as done:
@@ -78,12 +79,16 @@ def test_kill_9_of_the_reader_under_load(shape: Shape) -> None:
     proved(shape)
 
 
-def _slow(*places: str) -> list[Any]:
-    """The first in ``make test``, the others in ``make test-all`` alone."""
-    return [pytest.param(place, marks=[pytest.mark.slow] if number else []) for number, place in enumerate(places)]
-
-
-@pytest.mark.parametrize("place", _slow("after_send", "before_send", "before_confirm", "after_confirm", "after_fold"))
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after_send",
+        *(
+            pytest.param(p, marks=pytest.mark.slow)
+            for p in ("before_send", "before_confirm", "after_confirm", "after_fold")
+        ),
+    ],
+)
 def test_a_reader_that_dies_at(shape: Shape, place: str) -> None:
     running(shape)
     shape.roles[0].stop()
@@ -96,7 +101,8 @@ def test_a_reader_that_dies_at(shape: Shape, place: str) -> None:
     proved(shape)
 
 
-@pytest.mark.parametrize("place", _slow("after_commit", "after_swap", "before_flush", "before_commit"))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["after_commit", "after_swap", "before_flush", "before_commit"])
 def test_a_worker_that_dies_at(shape: Shape, place: str) -> None:
     running(shape)
     shape.roles[1].stop()
@@ -198,7 +204,7 @@ def test_one_campaign_with_all_the_traffic(shape: Shape) -> None:
     proved(shape)
 
 
-@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [30_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_a_bulk_change_is_a_few_records(shape: Shape, rows: int) -> None:
     """Many rows in one statement, eight campaigns."""
     running(shape)

@@ -155,6 +155,7 @@ def test_a_restart_keeps_the_arguments_and_counts() -> None:
     assert done.stdout.splitlines() == ["0 --a b", "1 --a b --stalls 1", "2 --a b --stalls 2"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_worker_that_stalls_starts_itself_anew(shape: Shape) -> None:
     """Somebody holds a lock that its flush needs: a restart does not cure that, but it is seen, said and counted."""

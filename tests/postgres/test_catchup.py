@@ -47,7 +47,10 @@ def test_counts_are_right_and_the_walsender_goes_on(any_mailer_db: Database, tmp
     assert db.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name LIKE '%catchup%'") == []
 
 
-@pytest.mark.parametrize("place", ["after_fold", "before_flush", "after_commit", "before_confirm"])
+_OTHERS = [pytest.param(it, marks=pytest.mark.slow) for it in ("after_fold", "before_flush")]
+
+
+@pytest.mark.parametrize("place", ["after_commit", "before_confirm", *_OTHERS])
 def test_kill_9_while_catching_up(mailer_db: Database, tmp_path: Path, place: str) -> None:
     db = with_backlog(mailer_db, tmp_path)
     with sentstream(db, tmp_path / "1.log", catchup_threshold="32kB", failpoints=f"{place}=kill:1") as process:

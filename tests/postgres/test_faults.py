@@ -17,7 +17,7 @@ from stream.failpoints import PLACES
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.processes import sentstream
-from tests.postgres.running import add_campaign, at_rest, based, count, prepared
+from tests.postgres.running import add_campaign, at_rest, based, count, prepared, running, streaming
 from tests.waiting import eventually
 
 
@@ -223,6 +223,17 @@ def test_a_stopped_run_is_replaced_and_its_late_writes_are_refused(private_maile
 
 def _stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def test_a_start_is_followed_by_news_at_once(mailer_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run --once` and a fresh page need not wait for the first tick, which here never comes."""
+    db = watched(mailer_db)
+    with running(db):
+        based(db)
+    now = db.value("SELECT clock_timestamp()")
+    monkeypatch.setattr("stream.wal.TICK", 3600.0)
+    with streaming(db):
+        eventually(lambda: db.value("SELECT as_of FROM sentstream.watermarks") > now)
 
 
 def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tests.postgres.processes import Process, sentstream
 from tests.postgres.running import add_campaign, add_rows, at_rest, based, prepared, running, shown, streaming
 from tests.waiting import eventually
 
+_SLOW = pytest.mark.slow
+
 
 def resident(process: Process) -> int:
     """Bytes of memory of the process, as it is now."""
@@ -36,21 +38,24 @@ def cpu(process: Process) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_transaction_of_a_million_rows_leaves_memory_flat(mailer_db: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "most"), [(200_000, 32 << 20), pytest.param(1_000_000, 64 << 20, marks=_SLOW)])
+def test_a_huge_transaction_leaves_memory_flat(mailer_db: Database, tmp_path: Path, rows: int, most: int) -> None:
+    """The long form, and what is promised: a million rows in less than 64 MB."""
     db = prepared(mailer_db)
     for number in range(1, 51):
         add_campaign(db, number)
     with sentstream(db, tmp_path / "run.log") as process:
         based(db)
         idle = resident(process)
+        db.execute("INSERT INTO subscribers (id, email) VALUES (1, 'one@example.org') ON CONFLICT DO NOTHING")
+        db.execute("ALTER TABLE email_queue DISABLE TRIGGER ALL")
         db.execute(
-            "INSERT INTO subscribers (id, email) VALUES (1, 'one@example.org') ON CONFLICT DO NOTHING;"
-            "ALTER TABLE email_queue DISABLE TRIGGER ALL;"
             "INSERT INTO email_queue (campaign_id, subscriber_id, status)"
-            " SELECT 1 + i % 50, 1, 'sent' FROM generate_series(1, 1000000) i"
+            " SELECT 1 + mod(i, 50), 1, 'sent' FROM generate_series(1, %s) i",
+            rows,
         )
-        eventually(lambda: db.value("SELECT sum(sent) FROM campaigns") == 1_000_000, 90)
-        assert peak(process) - idle < 64 << 20
+        eventually(lambda: db.value("SELECT sum(sent) FROM campaigns") == rows, 90)
+        assert peak(process) - idle < most
 
 
 def test_a_backlog_of_small_transactions_leaves_memory_flat(mailer_db: Database, tmp_path: Path) -> None:
