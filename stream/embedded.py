@@ -20,7 +20,7 @@ from prometheus_client.core import Metric
 
 from stream import failpoints, heap
 from stream.config import Settings
-from stream.core.errors import FencedError, SentstreamError, UnreachableError
+from stream.core.errors import FencedError, PreconditionError, SentstreamError, UnreachableError
 from stream.core.feed import Flushes, Inbox
 from stream.core.pace import Backoff
 from stream.metrics import endpoint
@@ -35,6 +35,8 @@ log = logging.getLogger("sentstream.run")
 
 #: seconds without a round after which only a restart helps; the server may be silent for two minutes while it decodes
 STUCK: Final = 180.0
+#: seconds that `run --once` waits for a slot that somebody else reads: a restart there may take so long
+ONCE_PATIENCE: Final = 15.0
 
 
 class Embedded:
@@ -183,9 +185,17 @@ def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
     failure: list[BaseException] = []
 
     def follow() -> None:
+        waited_at: float | None = None
         try:
             while not embedded.stop.is_set():
                 session = embedded.session
+                holder = "" if session is None else session.slot_holder
+                waited_at = (waited_at or time.monotonic()) if holder else None
+                if waited_at is not None and time.monotonic() - waited_at > ONCE_PATIENCE:
+                    raise PreconditionError(
+                        f"Somebody else reads the slot {now().slot_name}: {holder}.",
+                        "What is counted there needs no `run --once` besides; `sentstream recount` counts at once.",
+                    )
                 if session is not None and session.opened_at is not None and session.written.lsn >= session.opened_at:
                     result.append(recount_once(now(), embedded.stop))
                     return

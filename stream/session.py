@@ -93,6 +93,11 @@ class Session:
         self.caught_up = True
         self.flushes = 0
 
+    @property
+    def slot_holder(self) -> str:
+        """Who has the slot that we wait for; "" while we don't wait for it."""
+        return self._reader.holder
+
     def run(self) -> None:
         try:
             opened = self._reader.open(self._stop)

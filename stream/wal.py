@@ -26,7 +26,7 @@ from stream.config import Settings
 from stream.core.align import Alignment, Snapshot
 from stream.core.entries import Transaction
 from stream.core.epoch import Server
-from stream.core.errors import PreconditionError, UnreachableError
+from stream.core.errors import PreconditionError, UncountableError, UnreachableError
 from stream.core.fold import Fold, Tables
 from stream.core.pace import TICK
 from stream.failpoints import at
@@ -100,6 +100,8 @@ class WalReader:
         self._received = self._confirmed = self._told = 0
         self._fed_at = self._heard_at = 0.0
         self._asked_at = float("-inf")
+        #: who has the slot that we wait for; "" while we don't
+        self.holder = ""
         self._mark: slots.Clock | None = None
 
     @property
@@ -154,6 +156,7 @@ class WalReader:
         while not stop.is_set():
             holder = self._holder(control)
             if holder is None:
+                self.holder = ""
                 try:
                     if options.temporary:
                         walsender.create_temporary_slot(options.slot)
@@ -172,6 +175,7 @@ class WalReader:
                     return taken.confirmed
                 except SlotBusyError as error:
                     holder = str(error)
+            self.holder = holder
             if time.monotonic() - told > 60:
                 told = time.monotonic()
                 log.info("waiting for the slot %s: %s", options.slot, holder)
@@ -234,7 +238,10 @@ class WalReader:
         transactions: list[Transaction] = []
         if gulp.block:
             at("before_fold")
-            transactions = alignment.follow(fold.block(gulp.block))
+            try:
+                transactions = alignment.follow(fold.block(gulp.block))
+            except UncountableError as error:
+                raise self._passable(error) from error
             at("after_fold")
         if gulp.block or gulp.wal_end:
             self._heard_at = now
@@ -251,6 +258,15 @@ class WalReader:
             self._mark = None
         self._tell(source, now, gulp.wants_reply)
         return Read(transactions, self._received, as_of)
+
+    def _passable(self, error: UncountableError) -> UncountableError:
+        """With the way past it: a correction of the rows takes nothing out of the WAL, which would be read again."""
+        over = f"SELECT pg_replication_slot_advance('{self._options.slot}', pg_current_wal_insert_lsn());"
+        return UncountableError(
+            error.what,
+            f"Nothing from its transaction on is confirmed. Correct all such rows, pass over what is in the WAL with "
+            f"{over} and start again: everything is counted anew then.",
+        )
 
     def _past_the_publication(self, error: PublicationMissingError) -> None:
         """The publication was made anew, and the slot stands before that: it can only be given up and made anew as

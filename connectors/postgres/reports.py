@@ -27,6 +27,8 @@ Connection = psycopg.Connection[Any]
 
 #: runs read at once where a chain is walked: their counts may be half a megabyte each
 _PAGE: Final = 50
+#: seconds in which a stream that is neither behind nor down has answered
+INTERIM_AFTER: Final = 2.0
 
 _RUN_COLUMNS = """
 run_id, trigger, also, requested_by, status, started_at, lsn::text, snapshot, rebase, epoch, removed_policy, version,
@@ -97,11 +99,21 @@ def read_runs(
 
 
 def read_report(conn: Connection, run_id: int) -> Report:
-    """A run with its verdicts and answers; of an open run as far as it has got. NoRunError."""
+    """A run with its verdicts and answers; of an open run as far as it has got: what a stream that is behind or down
+    has not answered after `INTERIM_AFTER` is not comparable for now. NoRunError."""
     reports = read_reports(conn, [run_id])
     if not reports:
         raise NoRunError(f"There is no run {run_id}.", "`sentstream report list` shows those there are.")
-    return reports[0]
+    (report,) = reports
+    if report.run.sealed:
+        return report
+    for run in _open(conn, f"AND r.run_id = {run_id:d}"):
+        if run.age > INTERIM_AFTER:
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                (partitions,) = cursor.execute("SELECT count(*) FROM sentstream.watermarks").fetchone() or (0,)
+            counts = {str(campaign): list(numbers) for campaign, numbers in read_counts(conn, run_id).items()}
+            report = replace(report, run=replace(report.run, tally=_tally(report, run, counts, partitions)))
+    return report
 
 
 def read_reports(conn: Connection, run_ids: Sequence[int]) -> list[Report]:

@@ -467,7 +467,7 @@ def _status(text: Any) -> int:
     if number is None:
         raise UncountableError(
             f"a row of email_queue has status {text!r}, which is none of {', '.join(STATUS_BY_NAME)}.",
-            "Nothing from its transaction on is confirmed. Correct the row, then start again.",
+            "Nothing from its transaction on is confirmed; correct the row.",
         )
     return number
 

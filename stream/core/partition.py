@@ -383,7 +383,7 @@ class Partition:
                 cause = None  # first contact
         else:
             shown = (row[0], row[1], row[2], row[3], row[4])
-            before, total = named(shown, row[_GONE]), self.sent(campaign)
+            before, total = named(shown, row[_GONE]) | {"counter": counted.shown}, self.sent(campaign)
             vanished, removed = max(0, row[SENT] - sent), row[_GONE]
         if not self._keep:
             vanished = 0
@@ -393,8 +393,9 @@ class Partition:
         self._raised.pop(campaign, None)
         self._note(campaign, minute, "baseline", self.sent(campaign) - total)
         after = named(counted.counts, removed + vanished)
-        after["counter"] = self.sent(campaign)
-        return Verdict(entry.run_id, campaign, BASELINE, cause, before, after, True, estimated=bool(vanished))
+        after["counter"] = self.sent(campaign) if self._write_back else counted.shown
+        corrected = after["counter"] == self.sent(campaign)
+        return Verdict(entry.run_id, campaign, BASELINE, cause, before, after, corrected, estimated=bool(vanished))
 
     def _rebase(self, entry: Recount, minute: int) -> None:
         if entry.rebase is None:

@@ -170,14 +170,14 @@ def test_an_inconclusive_recount_says_nothing_of_the_counts_and_makes_every_camp
 
 def test_what_was_shown_does_not_fall_at_a_baseline() -> None:
     state = unbased()
-    state.apply(batch(111, recount({7: (10, 0, 2, 0, 0)})))
+    state.apply(batch(111, recount({7: (10, 0, 2, 0, 0, 5)})))
     (verdict,) = flush(state).verdicts
     assert verdict == Verdict(
         1,
         7,
         "baseline",
         "rows_vanished_unwatched",
-        named(NONE) | {"queued": 10, "sent": 5, "removed": 0},
+        named(NONE) | {"queued": 10, "sent": 5, "removed": 0, "counter": 5},
         named(NONE) | {"queued": 10, "sent": 2, "removed": 3, "counter": 5},
         True,
         True,
@@ -500,6 +500,14 @@ def test_shadow_mode_writes_no_counter() -> None:
     state.apply(batch(100, SEND, CampaignChanged(7, None, "running", 1, 99)))
     made = flush(state)
     assert (made.due, len(made.rows), state.due_at()) == ({}, 1, None)
+
+
+def test_shadow_mode_claims_no_correction_of_a_counter() -> None:
+    state = partition(write_back=False)
+    state.apply(batch(101, SEND))  # a gap
+    state.apply(batch(111, recount({7: (0, 0, 5, 0, 0, 2), 8: (0, 0, 5, 0, 0, 5)})))
+    verdicts = flush(state).verdicts
+    assert [(v.campaign, v.after["counter"], v.corrected) for v in verdicts if v.after] == [(7, 2, False), (8, 5, True)]
 
 
 def test_history_is_by_commit_minute_and_its_sum_is_sent() -> None:

@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 from connectors.postgres.connect import connect
+from stream import embedded
+from stream.core.errors import PreconditionError
 from stream.failpoints import PLACES
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.processes import sentstream
-from tests.postgres.running import add_campaign, at_rest, based, count, prepared, running, streaming
+from tests.postgres.running import add_campaign, at_rest, based, count, prepared, running, settings_for, streaming
 from tests.waiting import eventually
 
 
@@ -234,6 +236,15 @@ def test_a_start_is_followed_by_news_at_once(mailer_db: Database, monkeypatch: p
     monkeypatch.setattr("stream.wal.TICK", 3600.0)
     with streaming(db):
         eventually(lambda: db.value("SELECT as_of FROM sentstream.watermarks") > now)
+
+
+def test_run_once_does_not_wait_for_ever_beside_another(mailer_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = watched(mailer_db)
+    monkeypatch.setattr("stream.embedded.ONCE_PATIENCE", 0.5)
+    with running(db):
+        based(db)
+        with pytest.raises(PreconditionError, match=rf"the slot {db.slot}: it is active for PID \d+ \(sentstream"):
+            embedded.run(settings_for(db), once=True)
 
 
 def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from stream.core.errors import PreconditionError
 from tests.fix_postgres import Database
 from tests.postgres.processes import Process, sentstream
-from tests.postgres.running import add_campaign, add_rows, at_rest, based, prepared, running, shown, streaming
+from tests.postgres.running import add_campaign, add_rows, at_rest, based, kept, prepared, running, shown, streaming
 from tests.waiting import eventually
 
 _SLOW = pytest.mark.slow
@@ -220,6 +221,13 @@ def test_a_status_outside_the_five_stops_and_is_not_confirmed(mailer_db: Databas
         db.execute("UPDATE email_queue SET status = 'bounced' WHERE status = 'sent'")
         eventually(lambda: stream.failure is not None, 15)
     assert db.value("SELECT confirmed_flush_lsn <= %s FROM pg_replication_slots WHERE slot_name = %s", before, db.slot)
+    db.execute("UPDATE email_queue SET status = 'failed' WHERE status = 'bounced'")
+    assert isinstance(stream.failure, UncountableError)
+    over = re.search(r"SELECT pg_replication_slot_advance\(.*?;", stream.failure.fix)
+    assert over is not None, "the error says how to go on"
+    db.execute(over[0])
+    with running(db):
+        eventually(lambda: kept(db) == {1: (5, 0, 0, 2, 0)}, 30)
 
 
 def test_teardown_setup_and_run_again_no_counter_falls(mailer_db: Database) -> None:

@@ -46,7 +46,7 @@ def command(db: Database, role: str, *words: str, **settings: Any) -> subprocess
 def test_setup_works_split_between_two_roles(two_roles: tuple[Database, str, str]) -> None:
     db, owner, runner = two_roles
     assert differences(db) == set()
-    for role, part in ((owner, "owner"), (runner, "replication")):
+    for role, part in ((owner, "owner"), (runner, "replication"), (owner, "all"), (runner, "all")):
         done = command(db, role, "setup", "--check", "--part", part)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -25,6 +25,8 @@ from stream.core.status import STATUSES
 
 #: publications with column lists and row filters, UNIQUE NULLS, security_invoker: all begin here
 OLDEST_SERVER: Final = 15
+#: in the way only of one who has something to make or change there
+OF_OWNERS: Final = frozenset({"owner_right", "schema_owner", "publication_owner"})
 
 
 @dataclass(frozen=True, slots=True)

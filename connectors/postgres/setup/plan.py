@@ -30,7 +30,7 @@ from connectors.postgres.setup.names import (
     members,
     quoted,
 )
-from connectors.postgres.setup.obstacles import Obstacle, obstacles, slot_is_foreign, slot_is_spent
+from connectors.postgres.setup.obstacles import OF_OWNERS, Obstacle, obstacles, slot_is_foreign, slot_is_spent
 from connectors.postgres.setup.rights import READ_ONLY, merged
 from connectors.postgres.setup.versions import migrations, release
 
@@ -81,6 +81,9 @@ def plan(found: Found, wanted: Wanted) -> Plan:
     if wanted.replicates:
         renewed = any(step.code == "countable" for step in steps)
         steps += _slot(found, wanted, renewed=renewed)
+    if not any(step.part == "owner" for step in steps):
+        # who owns what matters to nobody while there is nothing for the owner to do
+        hindering = tuple(obstacle for obstacle in hindering if obstacle.code not in OF_OWNERS)
     return Plan(tuple(steps), hindering, tuple(_notes(found, wanted)))
 
 
