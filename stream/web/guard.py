@@ -126,11 +126,22 @@ class Guard:
             return
         if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
             scope["method"] = "GET"  # the server leaves the body out
-        body = _Body(receive)
+        body, answered = _Body(receive), False
+
+        async def sending(message: Message) -> None:
+            nonlocal answered
+            await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+
         try:
-            await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, sending)
         except _TooLargeError:
             await self._refuse(scope, headers, _too_large(), send)
+        except Exception:
+            # What was answered with a problem was logged there. Starlette raises it all the same, on which the server
+            # would close the connection, under the client's next request.
+            if not answered:
+                raise
 
     def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
         path, method = scope["path"], scope["method"]

@@ -257,6 +257,8 @@ def test_a_failure_inside_tells_its_request_id_alone(counted_db: Database) -> No
         assert response.json()["request_id"] == response.headers["x-request-id"]
         assert "gone" not in response.text
         assert "sentstream.recounts" not in response.text
+        found.get("/api/lag")
+        assert not any("Exception in ASGI" in line for line in found.lines), "the server would cut the connection"
         counted_db.execute("ALTER TABLE sentstream.recounts RENAME COLUMN gone TO snapshot")
 
 
