@@ -43,8 +43,10 @@ WITH recent AS (
 SELECT c.id::bigint, c.name::text, c.status::text, coalesce(c.to_send, 0)::bigint, coalesce(c.sent, 0)::bigint,
        p.queue_queued, p.queue_sending, p.queue_sent, p.queue_failed, p.queue_cancelled, p.removed, p.sent,
        p.verified_at, w.epoch, w.lsn::text, w.seq, w.based, w.as_of,
-       coalesce(r.current, 0)::bigint, coalesce(r.previous, 0)::bigint, statement_timestamp()
+       coalesce(r.current, 0)::bigint, coalesce(r.previous, 0)::bigint, statement_timestamp(), s.based, s.as_of
 FROM {campaigns} c
+CROSS JOIN (SELECT bool_and(based) AS based, CASE WHEN bool_and(as_of IS NOT NULL) THEN min(as_of) END AS as_of
+            FROM sentstream.watermarks) s
 LEFT JOIN sentstream.progress p ON p.campaign_id = c.id
 LEFT JOIN sentstream.watermarks w ON w.partition = p.partition
 LEFT JOIN recent r ON r.campaign_id = c.id
@@ -101,13 +103,13 @@ def find_campaign(connection: Connection, mailer_schema: str, word: str) -> int:
 
 def _campaign(row: Sequence[Any]) -> CampaignProgress:
     number, name, status, to_send, mailer_sent, *counts, removed, sent, verified_at = row[:13]
-    epoch, lsn, seq, based, as_of, current, previous, now = row[13:]
+    epoch, lsn, seq, based, as_of, current, previous, now, all_based, oldest = row[13:]
     seconds = now.second + now.microsecond / 1_000_000
     common: dict[str, Any] = {"campaign_id": number, "name": name, "status": status, "to_send": to_send, "now": now}
-    if sent is None:  # no row of ours: its `sent` is the mailer's business, and as fresh as this look
+    if sent is None:  # no row of ours: its `sent` is the mailer's business, unless the stream has not got there yet
         return measure(
-            **common, counts=(0, 0, 0, 0, 0), removed=0, sent=mailer_sent, rate=0.0, as_of=now, based=True,
-            source="mailer",
+            **common, counts=(0, 0, 0, 0, 0), removed=0, sent=mailer_sent, rate=0.0, as_of=oldest,
+            based=bool(all_based), source="mailer",
         )  # fmt: skip
     return measure(
         **common,

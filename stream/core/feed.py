@@ -187,6 +187,11 @@ class Deleted:
     campaign_id: int
 
 
+def _behind(mark: Mark) -> tuple[bool, bool, float]:
+    """Sorts marks: without a base, without a time, then by age."""
+    return mark.based, mark.as_of is not None, 0.0 if mark.as_of is None else mark.as_of.timestamp()
+
+
 #: what an event says
 Change: TypeAlias = Campaign | Mark | Deleted | Verdict
 _Key: TypeAlias = tuple[str, int]
@@ -244,8 +249,11 @@ class ChangeLog:
         return self._marks
 
     def mark_of(self, campaign: Campaign) -> Mark | None:
-        """How far the campaign's partition is; None for one outside the queue."""
-        return None if campaign.partition is None else self._marks.get(campaign.partition)
+        """How far the campaign's partition is. That one is outside the queue is known as far as the stream has got
+        everywhere: the mark that is furthest behind, one without a base first. None: nothing is known."""
+        if campaign.partition is not None:
+            return self._marks.get(campaign.partition)
+        return min(self._marks.values(), key=_behind, default=None)
 
     # What happens
 

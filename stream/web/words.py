@@ -25,9 +25,13 @@ def is_stale(mark: Mark, now: datetime) -> bool:
 
 
 def progress(campaign: Campaign, mark: Mark | None, now: datetime, seen: datetime | None) -> dict[str, Any]:
-    """A campaign's progress. ``seen``: when the mailer's table was read, the as-of of a campaign outside the queue."""
+    """A campaign's progress. ``mark``: as `ChangeLog.mark_of` says; ``seen``: when the mailer's table was read, which
+    a campaign outside the queue is no younger than."""
     row = campaign.row
     outside = campaign.partition is None
+    as_of = None if mark is None else mark.as_of
+    if outside and as_of is not None:
+        as_of = None if seen is None else min(as_of, seen)
     measured = measure(
         campaign_id=row.campaign_id,
         name=row.name,
@@ -38,11 +42,11 @@ def progress(campaign: Campaign, mark: Mark | None, now: datetime, seen: datetim
         sent=row.sent,
         rate=campaign.rate,
         now=now,
-        as_of=seen if outside else mark.as_of if mark is not None else None,
-        based=outside or (mark is not None and mark.based),
+        as_of=as_of,
+        based=mark is not None and mark.based,
         verified_at=row.verified_at,
-        epoch=0 if mark is None else mark.epoch,
-        position=None if mark is None else mark.position,
+        epoch=0 if mark is None or outside else mark.epoch,
+        position=None if mark is None or outside else mark.position,
         source="mailer" if outside else "queue",
     )
     return to_json(measured) | {
