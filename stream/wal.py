@@ -26,7 +26,7 @@ from stream.config import Settings
 from stream.core.align import Alignment, Snapshot
 from stream.core.entries import Transaction
 from stream.core.epoch import Server
-from stream.core.errors import PreconditionError, UncountableError, UnreachableError
+from stream.core.errors import PreconditionError, SentstreamError, UncountableError, UnreachableError
 from stream.core.fold import Fold, Tables
 from stream.core.pace import TICK
 from stream.failpoints import at
@@ -240,7 +240,7 @@ class WalReader:
             at("before_fold")
             try:
                 transactions = alignment.follow(fold.block(gulp.block))
-            except UncountableError as error:
+            except (UncountableError, PreconditionError) as error:
                 raise self._passable(error) from error
             at("after_fold")
         if gulp.block or gulp.wal_end:
@@ -259,14 +259,15 @@ class WalReader:
         self._tell(source, now, gulp.wants_reply)
         return Read(transactions, self._received, as_of)
 
-    def _passable(self, error: UncountableError) -> UncountableError:
-        """With the way past it: a correction of the rows takes nothing out of the WAL, which would be read again."""
+    def _passable(self, error: SentstreamError) -> SentstreamError:
+        """With the way past it: a correction takes nothing out of the WAL, which would be read again."""
         over = f"SELECT pg_replication_slot_advance('{self._options.slot}', pg_current_wal_insert_lsn());"
-        return UncountableError(
-            error.what,
-            f"Nothing from its transaction on is confirmed. Correct all such rows, pass over what is in the WAL with "
-            f"{over} and start again: everything is counted anew then.",
-        )
+        past = f"pass over what is in the WAL with {over} and start again: everything is counted anew then."
+        if isinstance(error, UncountableError):
+            fix = f"Nothing from its transaction on is confirmed. Correct all such rows, {past}"
+        else:
+            fix = f"{error.fix} Where `setup` has nothing to do any more, {past}"
+        return type(error)(error.what, fix)
 
     def _past_the_publication(self, error: PublicationMissingError) -> None:
         """The publication was made anew, and the slot stands before that: it can only be given up and made anew as

@@ -41,6 +41,9 @@ _COLUMNS_3 = b"\0\x03"
 _INT4_COLUMN = b"b\0\0\0\x04"
 #: pairs of tails kept decoded, some 400 bytes each
 _REMEMBERED: Final = 50_000
+#: what is read of `campaigns`: where the column lists are taken off, columns of any type come with them
+_OF_CAMPAIGNS: Final = frozenset({"id", "name", "status", "to_send", "sent"})
+_KEY: Final = frozenset({"id"})
 
 #: a Transaction of its five values, made in C: the named tuple's own constructor is Python
 _transaction: Final[Callable[[tuple[int, int, int, int, tuple[Entry, ...]]], Transaction]] = partial(
@@ -319,10 +322,10 @@ class Fold:
         current: _Open,
     ) -> None:
         if new is None:
-            campaign = pgoutput.record(relation, old or [])["id"]
+            campaign = pgoutput.record(relation, old or [], _KEY)["id"]
             self._drop_campaign(campaign, current)
             return
-        row = pgoutput.record(relation, new)
+        row = pgoutput.record(relation, new, _OF_CAMPAIGNS)
         campaign = row["id"]
         if tag == _I and campaign in current.dead:
             self._flush_pairs(current)  # the cascade's deletes are those of the campaign that went
@@ -334,7 +337,7 @@ class Fold:
         changed = CampaignChanged(campaign, name, str(row["status"]), row["to_send"] or 0, row["sent"] or 0)
         current.changed[campaign] = changed
         if old is not None:  # the key itself changed: the old id is gone (its rows follow by ON UPDATE CASCADE)
-            before_id = pgoutput.record(relation, old)["id"]
+            before_id = pgoutput.record(relation, old, _KEY)["id"]
             if before_id != campaign:
                 current.changed.pop(before_id, None)
 
@@ -464,6 +467,8 @@ class Fold:
 
 def _status(text: Any) -> int:
     number = STATUS_BY_NAME.get(text)
+    if number is None and isinstance(text, str):
+        number = STATUS_BY_NAME.get(text.rstrip(" "))  # of type char(n)
     if number is None:
         raise UncountableError(
             f"a row of email_queue has status {text!r}, which is none of {', '.join(STATUS_BY_NAME)}.",

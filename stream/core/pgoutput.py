@@ -9,6 +9,7 @@ Source: PostgreSQL documentation, "Logical Replication Message Formats" (protoco
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final
@@ -166,8 +167,8 @@ def value(kind: int, raw: bytes, type_oid: int) -> Any:  # noqa: C901 - a table 
     return text
 
 
-def record(relation: Relation, values: list[tuple[int, bytes]]) -> dict[str, Any]:
-    """A tuple as ``{column name: value}``."""
+def record(relation: Relation, values: list[tuple[int, bytes]], names: Container[str] | None = None) -> dict[str, Any]:
+    """A tuple as ``{column name: value}``; of the columns ``names`` alone, where the others may be of any type."""
     if len(values) != len(relation.columns):
         raise ProtocolError(
             f"a tuple of {relation.schema}.{relation.name} has {len(values)} columns, "
@@ -176,4 +177,5 @@ def record(relation: Relation, values: list[tuple[int, bytes]]) -> dict[str, Any
     return {
         column.name: value(kind, raw, column.type_oid)
         for column, (kind, raw) in zip(relation.columns, values, strict=True)
+        if names is None or column.name in names
     }

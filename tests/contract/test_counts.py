@@ -6,6 +6,7 @@ from itertools import permutations
 
 import pytest
 
+from connectors.postgres.setup import Wanted, set_up
 from stream.core.report import Run
 from stream.core.status import STATUSES
 from tests.contract.conftest import Counting, embedded
@@ -168,6 +169,34 @@ def test_identity_full_gives_the_same_counts(any_mailer_db: Database, counting: 
     with counting(db):
         for statement in SCENARIOS[name]:
             db.execute(statement)
+        follows(db)
+
+
+def test_released_columns_may_be_of_any_type(any_mailer_db: Database) -> None:
+    """With the lists off all columns come, such as a uuid in binary."""
+    db = prepared(any_mailer_db)
+    db.execute("ALTER TABLE campaigns ADD odd uuid, ADD odder jsonb, ADD oddest point")
+    add_campaign(db, 1, queued=4, sent_rows=6)
+    with embedded(db):
+        with db.connect() as session:
+            set_up(session, Wanted(slot=db.slot, release=True))
+        db.execute(
+            "UPDATE campaigns SET odd = '8b8b8b8b-8b8b-8b8b-8b8b-8b8b8b8b8b8b', odder = '[1e400]', oddest = '(1,2)',"
+            " name = 'renamed'"
+        )
+        db.execute("UPDATE email_queue SET status = 'sent'")
+        follows(db)
+        prepared(db)
+        follows(db)
+
+
+def test_status_of_a_fixed_length(any_mailer_db: Database) -> None:
+    db = any_mailer_db
+    db.execute("ALTER TABLE email_queue ALTER COLUMN status TYPE char(20)")
+    prepared(db)
+    add_campaign(db, 1, queued=4, sent_rows=6)
+    with embedded(db):
+        db.execute("UPDATE email_queue SET status = 'failed' WHERE status = 'queued'")
         follows(db)
 
 

@@ -78,7 +78,7 @@ def add_rows(db: Database, campaign: int, status: str, n: int) -> None:
 def truth(db: Database) -> dict[int, tuple[int, ...]]:
     """campaign -> the five live counts, of campaigns with rows."""
     found: dict[int, list[int]] = {}
-    for campaign, status, n in db.execute("SELECT campaign_id, status, count(*) FROM email_queue GROUP BY 1, 2"):
+    for campaign, status, n in db.execute("SELECT campaign_id, status::text, count(*) FROM email_queue GROUP BY 1, 2"):
         found.setdefault(campaign, [0] * 5)[STATUSES.index(status)] = n
     return {campaign: tuple(counts) for campaign, counts in found.items()}
 

@@ -115,6 +115,14 @@ def test_campaigns_with_another_identity(mailer_db: Database, kind: str) -> None
     mailer_works(mailer_db)
 
 
+@pytest.mark.parametrize("key", ["", "PRIMARY KEY (name, id)"])
+def test_campaigns_without_its_own_key(mailer_db: Database, key: str) -> None:
+    mailer_db.execute("ALTER TABLE campaigns DROP CONSTRAINT campaigns_pkey CASCADE")
+    if key:
+        mailer_db.execute(f"ALTER TABLE campaigns ADD {key}")
+    refuse(mailer_db, "campaigns_key")
+
+
 def test_a_schema_of_our_name_that_is_not_ours(mailer_db: Database) -> None:
     mailer_db.execute("CREATE SCHEMA sentstream; CREATE TABLE sentstream.diary (day date)")
     cured(mailer_db, refuse(mailer_db, "schema_foreign"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,13 +44,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the mailer: columns are name -> (type name, not null)."""
+    """A table of the mailer: columns are name -> (type name, not null); ``key``: those of its primary key."""
 
     name: str
     kind: str
     persistence: str
     identity: str
     identity_index: str | None
+    key: Sequence[str]
     partition: bool
     parent: bool
     owner: str

@@ -69,6 +69,9 @@ SELECT c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text 
        pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
        (SELECT i.relname::text FROM pg_index d JOIN pg_class i ON i.oid = d.indexrelid
         WHERE d.indrelid = c.oid AND d.indisreplident AND d.indisvalid) AS identity_index,
+       ARRAY(SELECT k.attname::text
+             FROM pg_index d JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = ANY (d.indkey)
+             WHERE d.indrelid = c.oid AND d.indisprimary) AS key,
        (SELECT jsonb_object_agg(a.attname, jsonb_build_array(t.typname, a.attnotnull))
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns

@@ -102,6 +102,15 @@ def mailer_obstacles(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
             f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT;",
             "owner",
         )
+    elif campaigns is not None and set(campaigns.key) != {"id"}:
+        name = quoted(wanted.mailer_schema, campaigns.name)
+        what = f"({', '.join(campaigns.key)})" if campaigns.key else "missing"
+        yield Obstacle(
+            "campaigns_key",
+            f"The primary key of {name} is {what}, not (id): once published, the mailer's updates of it would fail.",
+            f"ALTER TABLE {name} ADD PRIMARY KEY (id); -- in place of another one, if there is one",
+            "owner",
+        )
 
 
 def _missing_table(found: Found, wanted: Wanted, name: str) -> Obstacle:
