@@ -62,7 +62,6 @@ def _group_reader(settings: Settings) -> LagReader | None:
     from connectors.kafka.lag import LagReader  # noqa: PLC0415
     from connectors.kafka.topics import Names  # noqa: PLC0415
 
-    Cluster.quiet()
     names = Names(settings.kafka_topic_prefix)
     return LagReader(
         Cluster.of(settings),

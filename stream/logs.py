@@ -17,6 +17,8 @@ import orjson
 from stream.settings_values import mask_secrets
 
 OURS: Final = ("stream", "connectors", "sentstream")
+#: Kafka's clients speak of each attempt to connect; what matters of that we say ourselves, once and with what to do
+CLIENTS: Final = ("kafka", "aiokafka", "faust", "mode", "stream.faust_fixes")
 #: replacing a word of one or two letters would garble every line, and it protects nobody
 SHORTEST_SECRET: Final = 3
 
@@ -35,7 +37,8 @@ else:
 def configure(
     level: str = "info", form: str = "text", secrets: Iterable[str] = (), stream: TextIO | None = None
 ) -> logging.Handler:
-    """Set logging up, or set it up anew. ``level``: least severity of our own records (others': warning).
+    """Set logging up, or set it up anew. ``level``: least severity of our own records (others': warning; Kafka's
+    clients are silent, unless ``level`` is debug).
 
     ``secrets``: words that are masked wherever they occur. Returns the handler (whose level stays free for the caller).
     """
@@ -53,9 +56,11 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Another least severity for our own records (SIGHUP)."""
+    """Another least severity for our own records (SIGHUP), and with it whether Kafka's clients are heard."""
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+    for name in CLIENTS:
+        logging.getLogger(name).setLevel(logging.WARNING if level == "debug" else logging.CRITICAL)
 
 
 class _Handler(_StreamHandler):

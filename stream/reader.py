@@ -251,8 +251,6 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     """
     now = InForce(settings, reload)
     failpoints.arm(settings.failpoints)
-    if settings.log_level != "debug":
-        Cluster.quiet()
     reader = Reader(now)
     page = Page(lambda: reader_families(reader.state, stalls))
     page.add_process()

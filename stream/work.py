@@ -83,8 +83,6 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
     """
     failpoints.arm(settings.failpoints)
-    if settings.log_level != "debug":
-        Cluster.quiet()
     require(ensure(settings, create_missing=False))
     with Place(settings) as place:
         log.info("worker %s joins the group %s", place.name, Names(settings.kafka_topic_prefix).group)

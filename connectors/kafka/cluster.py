@@ -6,7 +6,6 @@ context, made here, so that they trust the same authorities.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,12 +78,6 @@ class Cluster:
             settings.kafka_ssl_keyfile,
             settings.kafka_ssl_keyfile_password,
         )
-
-    @staticmethod
-    def quiet(level: int = logging.CRITICAL) -> None:
-        """Let the clients' own logs be silent: what matters of them we say ourselves, once and with what to do."""
-        for name in ("kafka", "aiokafka", "faust", "mode", "stream.faust_fixes"):
-            logging.getLogger(name).setLevel(level)
 
     @property
     def tls(self) -> bool:

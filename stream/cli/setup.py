@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stream.cli.call import Call, command
-from stream.core.errors import ConfigurationError
+from stream.core.errors import ConfigurationError, SentstreamError
 
 if TYPE_CHECKING:
+    from connectors.kafka.topics import Difference
     from connectors.postgres.setup import Blocker, Obstacle, Plan, Progress, Step, Wanted
 
 app = typer.Typer()
@@ -72,7 +73,7 @@ def setup(
     )
     with call.connect("setup") as conn:
         if check:
-            return max(_print_missing(call, plan_of(conn, wanted), wanted), _topics(call, make=False, checking=True))
+            return _check(call, plan_of(conn, wanted), wanted)
         if dry_run:
             made = plan_of(conn, wanted)
             if call.json:
@@ -84,7 +85,7 @@ def setup(
             return 1 if made.obstacles else 0
         with call.connect("setup watch") as watch, _Teller(call) as tell:
             made = set_up(conn, wanted, watch=watch, on_step=tell.step, on_wait=tell.wait, on_progress=tell.progress)
-    found = 0 if part == "owner" else _topics(call, make=True)
+    found = 0 if part == "owner" else _topics(call)
     _print_done(
         call, made, "Everything was in place already.", "Done.", "run `sentstream doctor`, then `sentstream run`"
     )
@@ -100,13 +101,33 @@ def _print_topics(call: Call) -> None:
             call.out.out(f"-- {difference.finding}\n--   {difference.fix}\n", end="")
 
 
-def _topics(call: Call, *, make: bool, checking: bool = False) -> int:
-    """Kafka's topics, where Kafka is configured; 1 where something about them keeps sentstream from running."""
+def _topics(call: Call) -> int:
+    """Make Kafka's topics, where Kafka is configured; 1 where something about them keeps sentstream from running."""
     if not call.settings.kafka:
         return 0
     from stream.cli.topics import look, report
 
-    return report(call, look(call, make=make), checking=checking)
+    return report(call, look(call, make=True), checking=False)
+
+
+def _check(call: Call, made: Plan, wanted: Wanted) -> int:
+    """Say what is missing, in PostgreSQL and in Kafka; 1 when it is anything. Where Kafka can't be looked at, what is
+    known of PostgreSQL is said all the same, as no more than that, before the error."""
+    if not call.settings.kafka:
+        return _print_missing(call, made, wanted)
+    from stream.cli.topics import look, report
+
+    differences: list[Difference] = []
+    failure: SentstreamError | None = None
+    try:
+        differences = look(call, make=False)
+    except SentstreamError as error:
+        failure = type(error)(f"Kafka's topics could not be looked at: {error.what}", error.fix)
+        failure.__cause__ = error
+    code = _print_missing(call, made, wanted, postgres_alone=failure is not None or bool(differences))
+    if failure is not None:
+        raise failure
+    return max(code, report(call, differences, checking=True))
 
 
 @command(app, "teardown", shows=_SETTINGS[:-2], epilog="Example: `sentstream teardown --yes`")
@@ -147,8 +168,9 @@ def _confirm(call: Call, made: Plan, database: str) -> None:
         raise ConfigurationError("Nothing was changed.", "")
 
 
-def _print_missing(call: Call, made: Plan, wanted: Wanted) -> int:
-    """What `setup` would do; 1 when it is anything."""
+def _print_missing(call: Call, made: Plan, wanted: Wanted, *, postgres_alone: bool = False) -> int:
+    """What `setup` would do in PostgreSQL; 1 when it is anything. ``postgres_alone``: Kafka's part is not in place, or
+    not known to be."""
     if call.json:
         call.print_json(_plan_json(made))
         return 0 if made.done else 1
@@ -158,7 +180,8 @@ def _print_missing(call: Call, made: Plan, wanted: Wanted) -> int:
     for note in made.notes:
         call.err.print(note)
     if made.done:
-        call.out.print("Everything that setup makes is in place.", style="green")
+        what = "What setup makes in PostgreSQL" if postgres_alone else "Everything that setup makes"
+        call.out.print(f"{what} is in place.", style="green")
         return 0
     if made.steps:
         part = "" if wanted.part == "all" else f" --part {wanted.part}"

@@ -22,7 +22,7 @@ def quiet_afterwards() -> Iterator[None]:
     root.setLevel(before[0])
     root.handlers[:] = before[1]
     logging.captureWarnings(capture=False)
-    for name in logs.OURS:
+    for name in (*logs.OURS, *logs.CLIENTS):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -85,6 +85,18 @@ def test_levels_are_ours_others_speak_from_warning_on() -> None:
     logs.set_level("error")
     logging.getLogger("connectors.b").warning("too low")
     assert [line.split(": ", 1)[1] for line in stream.getvalue().splitlines()] == ["ours", "their warning"]
+
+
+@pytest.mark.parametrize("client", ["kafka.net.manager", "aiokafka.conn", "faust", "mode"])
+def test_kafkas_clients_are_heard_only_at_debug(client: str) -> None:
+    stream = written("text", "info")
+    logging.getLogger(client).error("Connection failed")
+    assert stream.getvalue() == ""
+    logs.set_level("debug")
+    logging.getLogger(client).error("Connection failed")
+    logs.set_level("warning")
+    logging.getLogger(client).error("Connection failed")
+    assert stream.getvalue().count("Connection failed") == 1
 
 
 def test_configuring_again_leaves_one_handler() -> None:

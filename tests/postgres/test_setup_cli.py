@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from connectors.child import free_port
+from connectors.kafka.cluster import Cluster
 from connectors.postgres.server import find_installations
 from stream.cli import main
 from tests.fix_postgres import Database
@@ -50,6 +52,41 @@ def test_check_says_what_is_missing_and_what_comes_next(sentstream: Terminal) ->
     assert "sentstream run" in sentstream.out
     assert sentstream("setup", "--check") == 0
     assert "in place" in sentstream.out
+
+
+def test_check_says_no_more_than_it_knows_where_kafka_does_not_answer(
+    sentstream: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience(monkeypatch)
+    assert sentstream("setup") == 0
+    nobody = ("--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}")
+    assert sentstream("setup", "--check", *nobody) == 3
+    assert sentstream.out == "What setup makes in PostgreSQL is in place.\n"
+    (line,) = sentstream.err.splitlines()
+    assert line.startswith("sentstream: Kafka's topics could not be looked at: Kafka at 127.0.0.1:")
+    assert "KAFKA_BOOTSTRAP_SERVERS" in line
+    assert sentstream("setup", "--check", "--json", *nobody) == 3
+    assert sentstream.json["missing"] == []
+    assert len(sentstream.err.splitlines()) == 1
+
+
+def test_doctor_says_that_kafka_does_not_answer_and_its_client_says_nothing(
+    sentstream: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience(monkeypatch)
+    assert sentstream("setup") == 0
+    nobody = ("--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}")
+    assert sentstream("doctor", "--quiet", *nobody) == 1
+    assert "kafka_reachable" in sentstream.out
+    assert sentstream.err == ""
+    assert sentstream("doctor", "--quiet", "-v", *nobody) == 1
+    assert "kafka" in sentstream.err
+
+
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that gives a broker up after a second instead of ten."""
+    admin = Cluster.admin
+    monkeypatch.setattr(Cluster, "admin", lambda cluster: admin(cluster, timeout=1.0))
 
 
 def test_setup_for_programs(sentstream: Terminal) -> None:
