@@ -3,6 +3,9 @@
 Apart from the flush on purpose: a broker that is slow here must hold up no count. So what is to be published is
 kept by key, the newest value alone, and a task of its own sends it in batches by partition (Faust's own sends cost
 ten times as much). A batch that fails stays due. The values are the contract's JSON (INTERFACE, "JSON names").
+
+A tombstone that a worker owed when it died is sent by the next: ``stream.core.phantoms`` says how, and why it hides no
+campaign that lives. It rests on this: one event loop, one round at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -25,6 +29,7 @@ from connectors.kafka.codec import (
 from connectors.kafka.topics import Names
 from stream.core.feed import Flushed, Row
 from stream.core.pace import Backoff
+from stream.core.phantoms import Due
 from stream.core.progress import measure, position_text, rate_per_minute, to_json
 
 log = logging.getLogger("sentstream.publish")
@@ -36,6 +41,8 @@ _MARK: Final = 1.0
 #: verdicts that wait while the broker is away; older ones are in PostgreSQL
 _VERDICTS: Final = 20_000
 _TIMEOUT: Final = 15.0
+#: phantoms that one line of the log names
+_NAMED: Final = 10
 
 
 class Rates:
@@ -65,16 +72,30 @@ class Rates:
         return rate_per_minute(current, previous, at % 60)
 
 
-class Publications:
-    """What is to be published, newest value by key; the Faust table is kept in step. One event loop."""
+@dataclass(slots=True)
+class _Mine:
+    """A partition that is ours. ``campaigns``: those that the table shows; ``marked``: when its watermark was due."""
 
-    def __init__(self, names: Names, table: Callable[[], Any]) -> None:
+    due: Due = field(default_factory=Due)
+    campaigns: set[int] = field(default_factory=set)
+    rates: Rates = field(default_factory=Rates)
+    marked: float = float("-inf")
+
+
+class Publications:
+    """What is to be published, newest value by key; the Faust table is kept in step. One event loop.
+
+    ``state``: whether the state of a partition has a campaign, as a function; None while it can't be asked.
+    """
+
+    def __init__(
+        self, names: Names, table: Callable[[], Any], state: Callable[[int], Callable[[int], bool] | None]
+    ) -> None:
         self._names = names
         self._table = table
-        self._due: dict[int, dict[bytes, bytes | None]] = {}
-        self._keys: dict[int, set[bytes]] = {}
-        self._rates: dict[int, Rates] = {}
-        self._marked: dict[int, float] = {}
+        self._state = state
+        self._mine: dict[int, _Mine] = {}
+        self._round = asyncio.Lock()
         self._verdicts: deque[tuple[int, bytes, bytes]] = deque(maxlen=_VERDICTS)
         self._some = asyncio.Event()
         self.published = 0
@@ -84,31 +105,32 @@ class Publications:
         """A flush that committed, or (``whole``) a partition as it was loaded. ``flows``: (campaign, minute,
         sent)."""
         partition = what.partition
-        rates = self._rates.setdefault(partition, Rates())
+        mine = self._mine.setdefault(partition, _Mine())
+        due, table = mine.due, self._table().data
         if what.whole:
-            rates = self._rates[partition] = Rates()
+            mine.rates = Rates()
+            gone = mine.campaigns - {row.campaign_id for row in what.rows}
+            due.suspect(gone)  # the flush that took them away has committed, and its answer was lost
+            self._take_off(mine, gone)
         for campaign, minute, sent in flows:
-            rates.add(campaign, minute, sent)
-        due = self._due.setdefault(partition, {})
-        table = self._table().data
-        keys = self._keys.setdefault(partition, set())
+            mine.rates.add(campaign, minute, sent)
         now = datetime.now(timezone.utc)
         for row in what.rows:
-            key, value = campaign_key(row.campaign_id), _value(row, what, rates, now)
-            due[key] = table[key] = value
-            keys.add(key)
+            key, value = campaign_key(row.campaign_id), _value(row, what, mine.rates, now)
+            table[key] = value
+            due.put(key, value)
+            mine.campaigns.add(row.campaign_id)
         for campaign in what.deleted:
-            key = campaign_key(campaign)
-            due[key] = None
-            keys.discard(key)
-            table.pop(key, None)
+            due.put(campaign_key(campaign), None)
+        self._take_off(mine, what.deleted)
         mono = time.monotonic()
-        if what.rows or what.deleted or mono - self._marked.get(partition, 0.0) >= _MARK:
-            self._marked[partition] = mono
+        if what.rows or what.deleted or mono - mine.marked >= _MARK:
+            mine.marked = mono
             as_of = 0 if what.as_of is None else int(what.as_of.timestamp() * 1e6)
-            due[watermark_key(partition)] = encode_watermark(
+            watermark = encode_watermark(
                 partition, what.epoch, position_text(what.epoch, what.position), what.position.lsn, as_of, what.based
             )
+            due.put(watermark_key(partition), watermark)
         for verdict in what.verdicts:
             self._verdicts.append((partition, campaign_key(verdict.campaign), encode_verdict(verdict, partition)))
         if due or self._verdicts:
@@ -116,12 +138,23 @@ class Publications:
 
     def forget(self, partition: int) -> None:
         """The partition was given up: whoever has it now publishes it whole."""
-        self._due.pop(partition, None)
-        self._rates.pop(partition, None)
-        self._marked.pop(partition, None)
+        mine = self._mine.pop(partition, None)
+        if mine is not None:
+            self._take_off(mine, list(mine.campaigns))
+
+    def _take_off(self, mine: _Mine, campaigns: Iterable[int]) -> None:
+        """Take campaigns off the table."""
         table = self._table().data
-        for key in self._keys.pop(partition, ()):
-            table.pop(key, None)
+        for campaign in campaigns:
+            mine.campaigns.discard(campaign)
+            table.pop(campaign_key(campaign), None)
+
+    def shown(self, partition: int, campaigns: Iterable[int]) -> None:
+        """The topic shows these campaigns, in a partition that was published whole before the topic was read."""
+        mine = self._mine.get(partition)
+        if mine is not None:
+            mine.due.suspect(campaigns)
+            self._some.set()
 
     async def run(self, producer: Callable[[], Any]) -> None:
         """Publish what is due, for ever. ``producer``: aiokafka's, once there is one."""
@@ -143,22 +176,39 @@ class Publications:
             await asyncio.sleep(max(_ROUND, backoff.pause))
 
     async def publish(self, producer: Any) -> None:
-        """One round. What could not be sent is due again, unless something newer is."""
+        """One round, after the one that is under way. What could not be sent is due again, unless something newer
+        is."""
+        async with self._round:
+            await self._publish(producer)
+
+    async def _publish(self, producer: Any) -> None:
         verdicts: dict[int, list[tuple[bytes, bytes | None]]] = {}
         taken = [self._verdicts.popleft() for _ in range(len(self._verdicts))]
         for partition, key, value in taken:
             verdicts.setdefault(partition, []).append((key, value))
-        due, self._due = self._due, {}
+        due = {partition: (mine.due, self._take(partition, mine.due)) for partition, mine in self._mine.items()}
         try:
-            for partition, values in due.items():
-                await self._send(producer, self._names.progress, partition, list(values.items()))
+            for partition, (_, values) in due.items():
+                if values:
+                    await self._send(producer, self._names.progress, partition, list(values.items()))
             for partition, records in verdicts.items():
                 await self._send(producer, self._names.verdicts, partition, records)
         except BaseException:
-            for partition, values in due.items():
-                self._due[partition] = {**values, **self._due.get(partition, {})}
+            for waits, values in due.values():
+                waits.again(values)  # of a partition that was given up meanwhile it is nobody's any more
             self._verdicts.extendleft(reversed(taken))
             raise
+
+    def _take(self, partition: int, due: Due) -> dict[bytes, bytes | None]:
+        values, phantoms = due.take(self._state(partition))
+        if phantoms:
+            log.info(
+                "partition %d: the topic still showed campaigns that are gone (%s%s); their tombstones follow",
+                partition,
+                ", ".join(map(str, phantoms[:_NAMED])),
+                ", ..." if len(phantoms) > _NAMED else "",
+            )
+        return values
 
     async def _send(self, producer: Any, topic: str, partition: int, records: list[tuple[bytes, bytes | None]]) -> None:
         futures = []

@@ -30,6 +30,7 @@ from faust.types import TP
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
+from connectors.kafka.living import living_campaigns
 from connectors.kafka.topics import RECORD_LIMIT, Names
 from connectors.postgres.connect import connect
 from connectors.postgres.store import Store, timestamp
@@ -124,12 +125,14 @@ class Worker:
         self._work = asyncio.Event()  # the flush loop has a reason to look
         self._seeks: dict[int, float] = {}
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._topic = ThreadPoolExecutor(1, thread_name_prefix="topic")  # one partition of the topic is read at a time
+        self._topic_unread = False
         self._connection: psycopg.Connection[Any] | None = None
         self._writing = asyncio.Lock()
         self._leaving = False
         self._left = asyncio.Event()
         self.app = self._app()
-        self.publications = Publications(options.names, lambda: self._table)
+        self.publications = Publications(options.names, lambda: self._table, self._has)
 
     # ---- the app ------------------------------------------------------------------------------------------------
 
@@ -206,6 +209,7 @@ class Worker:
                 await asyncio.wait_for(app.stop(), LEAVING * 2)
             started.cancel()
             self._database.shutdown(wait=False, cancel_futures=True)
+            self._topic.shutdown(wait=False, cancel_futures=True)
         failure = self.failure or app.crash_reason
         if failure is None and started.done() and not started.cancelled():
             failure = started.exception()
@@ -293,6 +297,7 @@ class Worker:
             loaded.epoch, state.number, loaded.position, timestamp(loaded.as_of), loaded.based, rows, whole=True
         )
         self.publications.add(whole, flows)
+        self._spawn(self._read_topic(state))
         log.debug(
             "partition %d loaded: epoch %d, written up to %s, %s, next offset %s, %d campaigns",
             state.number,
@@ -304,6 +309,44 @@ class Worker:
         )
         self._changed.set()
         self._work.set()
+
+    # ---- what the topic shows -----------------------------------------------------------------------------------
+
+    async def _read_topic(self, state: Assigned) -> None:
+        """After a partition was published whole: which campaigns does the topic show? Some may be gone, and whoever
+        owed their tombstone died. See ``stream.core.phantoms``. Nothing waits for this, and where it fails the next
+        whole publication tries again."""
+        options = self.options
+        read = partial(
+            living_campaigns,
+            options.cluster,
+            options.names.progress,
+            state.number,
+            options.partitions,
+            give_up=lambda: self._leaving or state.revoked,
+        )
+        try:
+            shown = await asyncio.get_running_loop().run_in_executor(self._topic, read)
+        except Exception as error:  # whatever a client raises
+            if not (self._leaving or state.revoked or self._topic_unread):
+                self._topic_unread = True
+                log.warning(
+                    "whether partition %d of %s still shows campaigns that are gone can't be told yet: %s",
+                    state.number,
+                    options.names.progress,
+                    " ".join(str(error).split()) or type(error).__name__,
+                )
+            return
+        self._topic_unread = False
+        if not state.revoked:
+            self.publications.shown(state.number, shown)
+
+    def _has(self, number: int) -> Callable[[int], bool] | None:
+        """Whether a partition's state has a campaign; None while nobody can tell who lives."""
+        state = self._assigned.get(number)
+        if state is None or not state.loaded or not state.partition.based:
+            return None
+        return state.partition.has
 
     # ---- records ------------------------------------------------------------------------------------------------
 

@@ -122,6 +122,17 @@ class Cluster:
             arguments["sasl_plain_password"] = self.password
         return arguments
 
+    def aiokafka(self) -> dict[str, Any]:
+        """Keyword arguments of aiokafka's clients, where they are used without Faust."""
+        return {
+            "bootstrap_servers": list(self.servers),
+            "security_protocol": self.protocol,
+            "ssl_context": self.context(),
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.username or None,
+            "sasl_plain_password": self.password or None,
+        }
+
     def faust(self) -> dict[str, Any]:
         """Keyword arguments of ``faust.App``: where the brokers are, and credentials."""
         import faust  # noqa: PLC0415 - slow to import, and only the worker needs it

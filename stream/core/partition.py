@@ -470,6 +470,10 @@ class Partition:
         self._contested_at.update(dict.fromkeys(contested, now))
         return again | contested
 
+    def has(self, campaign: int) -> bool:
+        """Whether there is a row of this campaign, here or (where only a raise has met it) in the store."""
+        return campaign in self._rows or campaign in self._raised
+
     def snapshot(self) -> tuple[ProgressRow, ...]:
         """All campaigns of the partition as they stand."""
         return tuple(self._progress(campaign) for campaign in sorted(self._rows))

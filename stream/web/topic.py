@@ -76,12 +76,7 @@ def _consumer(cluster: Cluster, topic: str) -> AIOKafkaConsumer:
 
     return AIOKafkaConsumer(
         topic,
-        bootstrap_servers=list(cluster.servers),
-        security_protocol=cluster.protocol,
-        ssl_context=cluster.context(),
-        sasl_mechanism=cluster.mechanism,
-        sasl_plain_username=cluster.username or None,
-        sasl_plain_password=cluster.password or None,
+        **cluster.aiokafka(),
         client_id="sentstream-http",
         group_id=None,
         enable_auto_commit=False,

@@ -68,6 +68,41 @@ def test_the_python_consumer_as_documented_ends_with_every_campaign(counted: Sha
     assert json.loads(shown) == {str(number): number for number in range(1, 9)}
 
 
+def test_a_tombstone_that_a_worker_owed_when_it_died_is_sent_by_the_next(counted: Shape) -> None:
+    """Two phantoms: a campaign that went while the worker died between commit and publishing, and one that nobody
+    knows of. Those that live keep their rows, one that came again among them."""
+    phantom = 4711
+    producer = KafkaProducer(**counted.cluster.kafka_python())
+    for key, campaign in ((b"%d" % phantom, phantom), (b"a note of somebody", phantom)):
+        place = counted.partition_of(campaign)
+        producer.send(counted.names.progress, key=key, value=b"{}", partition=place).get(20)
+    producer.close()
+
+    def newest() -> dict[bytes, bytes | None]:
+        return {record.key: record.value for record in counted.records(counted.names.progress)}
+
+    counted.start("read")
+    counted.db.execute("DELETE FROM campaigns WHERE id IN (7, 8)")
+    while counted.db.value("SELECT count(*) FROM sentstream.progress WHERE campaign_id IN (7, 8)"):
+        doomed = counted.start("work", name="w0", failpoints="after_commit=kill")
+        eventually(lambda: doomed.process.poll() == -9, 60)  # noqa: B023 - asked at once
+    assert all(newest()[key] for key in (b"7", b"8", b"4711"))
+    add_campaign(counted.db, 7, sent_rows=2)
+    worker = counted.start("work", name="w0")
+
+    def right() -> bool:
+        rows = newest()
+        gone = {key for key, value in rows.items() if value is None}
+        assert gone == {b"8", b"4711"}
+        shown = {number: orjson.loads(rows[b"%d" % number] or b"")["sent"] for number in range(1, 8)}
+        assert shown == {**{number: number for number in range(1, 7)}, 7: 2}
+        return True
+
+    eventually(right, 40, every=0.3)
+    assert "4711" in worker.said
+    assert worker.stop() == 0
+
+
 def test_serve_shows_what_the_topic_brings_before_the_database_has_it(counted: Shape) -> None:
     port = free_port()
     serve = counted.start("serve", http_listen=f"127.0.0.1:{port}")
