@@ -83,7 +83,7 @@ class Alignment:
     """
 
     def __init__(self, drawn: int, seen: Snapshot, most: int = 250_000) -> None:
-        self._x = drawn
+        self._drawn = self._x = drawn
         self._h = seen
         self._near = seen.xmax
         self._most = most
@@ -151,16 +151,30 @@ class Alignment:
         if xid < snapshot.xmax:  # a recount draws its id after its snapshot: this row was copied in from elsewhere
             return f"its snapshot ({snapshot.xmin}:{snapshot.xmax}) is of another history than its transaction {xid}"
         if snapshot.xmin <= self._x:
-            return (
-                f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older than what the "
-                f"reader remembers (from transaction {self._x + 1} on)"
-            )
+            return self._too_old(snapshot)
         if not snapshot.sees_all_of(self._h):
             return (
                 f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older than what the reader still remembers "
                 f"(from {self._h.xmin}:{self._h.xmax} on)"
             )
         return None
+
+    def _too_old(self, snapshot: Snapshot) -> str:
+        """Why: a transaction was open when it was counted, or (xmin is xmax) none was, and the count is too old."""
+        if snapshot.xmin < snapshot.xmax:
+            return (
+                f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older than what the "
+                f"reader remembers (from transaction {self._x + 1} on)"
+            )
+        if snapshot.xmin <= self._drawn:
+            return (
+                f"the queue was counted (up to transaction {snapshot.xmax}) before this reader started (at transaction "
+                f"{self._drawn})"
+            )
+        return (
+            f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older than what the reader still remembers "
+            f"(from transaction {self._x + 1} on)"
+        )
 
 
 def _inconclusive(row: RecountRow, reason: str) -> Recount:
