@@ -25,7 +25,9 @@ class LagReading:
 
     def __init__(self, settings: Settings) -> None:
         self._slot = settings.slot_name
-        self._judge = Judge(settings.lag_window, settings.lag_allowed, settings.slot_allowed)
+        self._judge = Judge(
+            settings.lag_window, settings.lag_allowed, settings.slot_allowed, settings.slot_kind == "temporary"
+        )
         self._groups = _group_reader(settings)
 
     def look(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:

@@ -28,12 +28,12 @@ def status(call: Call) -> int:
     if call.json:
         call.print_json({**asdict(found), "alive": found.alive, "healthy": found.healthy})
         return 0 if found.healthy else 1
-    for line in _lines(found, settings.slot_name):
+    for line in _lines(found, settings.slot_name, settings.slot_kind == "temporary"):
         call.out.print(line)
     return 0 if found.healthy else 1
 
 
-def _lines(found: Status, slot_name: str) -> Iterator[Text]:
+def _lines(found: Status, slot_name: str, temporary: bool) -> Iterator[Text]:
     yield _line("counts", *_verdict(found))
     yield _line("campaigns", words.number(found.campaigns))
     for mark in sorted(found.watermarks, key=_age, reverse=True)[:SHOWN_PARTITIONS]:
@@ -41,7 +41,7 @@ def _lines(found: Status, slot_name: str) -> Iterator[Text]:
     hidden = len(found.watermarks) - SHOWN_PARTITIONS
     if hidden > 0:
         yield _line("", f"and {words.count_of(hidden, 'partition')} that are further on", "dim")
-    yield _line("slot", *_slot(found.slot, slot_name))
+    yield _line("slot", *_slot(found.slot, slot_name, temporary))
     yield _line("verified", run_text(found.last_run, found))
     if found.open_runs:
         yield _line("", f"{words.count_of(found.open_runs, 'recount')} not sealed yet", "dim")
@@ -85,7 +85,9 @@ def _age(mark: Watermark) -> float:
     return float("inf") if mark.age_seconds is None else mark.age_seconds
 
 
-def _slot(slot: Slot | None, name: str) -> tuple[str, str]:
+def _slot(slot: Slot | None, name: str, temporary: bool) -> tuple[str, str]:
+    if slot is None and temporary:
+        return f"{name} is temporary: `sentstream run` (Kafka shape: `read`) makes it when it starts", "yellow"
     if slot is None:
         return f"{name} does not exist: run `sentstream setup`", "red"
     reader = f"read by process {slot.pid}" if slot.active else "nobody reads it"

@@ -98,11 +98,13 @@ class FlushLag:
 
 @dataclass(slots=True)
 class Judge:
-    """Judges looks over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry."""
+    """Judges looks over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry;
+    ``temporary``: the slot lives as long as its reader (SLOT_KIND)."""
 
     window: float
     allowed: float
     allowed_bytes: int
+    temporary: bool = False
     _slot: Window = field(init=False)
     _marks: dict[int, Window] = field(default_factory=dict)
 
@@ -134,7 +136,7 @@ class Judge:
             look.active_pid,
             held,
             look.safe_wal_size,
-            _slot_advice(look, verdict),
+            _slot_advice(look, verdict, self.temporary),
         )
 
     def _judge_flush(self, look: Look) -> FlushLag:
@@ -187,9 +189,14 @@ def _is_read(look: Look) -> bool:
     return look.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
 
 
-def _slot_advice(look: Look, verdict: Verdict) -> str:
+def _slot_advice(look: Look, verdict: Verdict, temporary: bool) -> str:
     if verdict is Verdict.OK:
         return ""
+    if not look.exists and temporary:
+        return (
+            f"Nobody reads, so there is no slot {look.slot!r}: it is temporary (SLOT_KIND), made by `sentstream run` "
+            "(Kafka shape: `read`) when it starts. Counts are right again after the recount that follows."
+        )
     if not look.exists:
         return (
             f"There is no slot {look.slot!r}: `sentstream setup --part replication` makes it, and so does a reader "

@@ -100,6 +100,15 @@ def test_no_slot_and_a_lost_slot_are_a_stop() -> None:
     assert gone.bytes is None
 
 
+def test_no_temporary_slot_is_a_stop_that_only_a_reader_ends() -> None:
+    judging = Judge(window=60, allowed=10, allowed_bytes=1 << 30, temporary=True)
+    gone, _ = judging.look(look(exists=False, active_pid=None, wal_status=None, confirmed=None, restart=None))
+    assert gone.verdict is Verdict.STOP
+    assert "temporary" in gone.advice
+    assert "`sentstream run`" in gone.advice
+    assert "setup" not in gone.advice
+
+
 def test_a_slot_near_its_limit_and_one_that_holds_much_are_warnings() -> None:
     near, _ = both(look(wal_status="unreserved"))
     much, _ = both(look(AT * 10_000_000, restart=0))

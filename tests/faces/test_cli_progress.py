@@ -179,11 +179,16 @@ def test_status_tells_all_there_is(counted_db: Database, run: Run) -> None:
 
 
 def test_status_exits_with_1_where_the_counts_are_not_live(counted_db: Database, run: Run) -> None:
-    def status() -> tuple[int, str]:
-        found = run("status", "--database-url", counted_db.url, "--slot-name", "gone")
+    def status(*words: str) -> tuple[int, str]:
+        found = run("status", "--database-url", counted_db.url, "--slot-name", "gone", *words)
         return found.code, found.out
 
     assert "gone does not exist: run `sentstream setup`" in status()[1]
+    temporary = ("--slot-kind", "temporary")
+    assert "gone is temporary: `sentstream run` (Kafka shape: `read`) makes it when it starts" in status(*temporary)[1]
+    lag = run("lag", "--database-url", counted_db.url, "--slot-name", "gone", *temporary).out
+    assert "temporary" in lag
+    assert "setup" not in lag
     counted_db.execute(
         "UPDATE sentstream.watermarks SET as_of = clock_timestamp() - interval '1 h', flushed_at = clock_timestamp()"
     )
