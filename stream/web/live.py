@@ -21,7 +21,8 @@ from stream.web.words import Encoder, is_stale
 
 log = logging.getLogger(__name__)
 
-#: seconds between two comments on a stream that has nothing else to say: proxies close what is silent
+#: seconds between two comments on a stream, whatever else it says: proxies close what is silent, and a client may count
+#: on it
 COMMENT_EVERY: Final = 15.0
 #: the longest nap of the publisher: how late a stale partition is noticed
 NAP: Final = 0.25
@@ -149,16 +150,16 @@ class Live:
                 stream.wake.set()
 
     def _comment(self) -> None:
-        silent = self.ticked - COMMENT_EVERY
+        due = self.ticked - COMMENT_EVERY
         for stream in self._streams:
-            if stream.spoke < silent:
+            if stream.commented <= due:
                 stream.wake.set()
 
 
 class Stream:
     """One client's server-sent events."""
 
-    __slots__ = ("_campaign_id", "_last_event_id", "_live", "_number", "spoke", "wake")
+    __slots__ = ("_campaign_id", "_last_event_id", "_live", "_number", "commented", "wake")
 
     def __init__(self, live: Live, campaign_id: int | None, last_event_id: str | None) -> None:
         self._live = live
@@ -166,7 +167,7 @@ class Stream:
         self._last_event_id = last_event_id
         self._number = 0
         self.wake = asyncio.Event()
-        self.spoke = time.monotonic()
+        self.commented = time.monotonic()
 
     def concerned(self, published: Round) -> bool:
         """Whether a round has something for this stream."""
@@ -207,12 +208,11 @@ class Stream:
     def _news(self) -> Iterable[bytes]:
         body = self._live.tail(self._number, self._campaign_id)
         self._number = self._live.log.last
-        now = time.monotonic()
         if body:
-            self.spoke = now
             yield from _pieces(body)
-        elif now - self.spoke >= COMMENT_EVERY:
-            self.spoke = now
+        now = time.monotonic()
+        if now - self.commented >= COMMENT_EVERY:
+            self.commented = now
             yield _COMMENT
 
     def _is_over(self) -> bool:

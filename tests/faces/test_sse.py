@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from stream.web.live import COMMENT_EVERY, Live
 from tests.faces.fix_web import Site, counted_db, counting_website, own_website, prepared_db, serve, site
 from tests.fix_postgres import Database
 from tests.waiting import eventually
@@ -259,6 +260,21 @@ def test_no_more_streams_than_allowed(counted_db: Database) -> None:
         assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
         assert "HTTP_MAX_STREAMS" in response.json()["detail"]
         assert site_.get("/api/campaigns").status_code == 200
+
+
+def test_a_comment_comes_whatever_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stream that counts a watermark comes every two seconds."""
+    live = Live()
+    monkeypatch.setattr(live, "tail", lambda *_: b"event: watermark\n\n")
+    stream = live.stream(None, None)
+    live.join(stream)
+    assert list(stream._news()) == [b"event: watermark\n\n"]
+    stream.commented -= COMMENT_EVERY
+    live.ticked = time.monotonic()
+    live._comment()
+    assert stream.wake.is_set()
+    assert list(stream._news()) == [b"event: watermark\n\n", b":\n\n"]
+    assert list(stream._news()) == [b"event: watermark\n\n"]
 
 
 @pytest.mark.slow
