@@ -50,6 +50,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebase:
+    """A run that set the campaign's ``removed`` to 0, because somebody asked for it (``--rebase``)."""
+
+    run_id: int
+    at: datetime
+    requested_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """``counter``: ``campaigns.sent`` now; ``written``: what we wrote there last; ``live``: the queue counted now, by
     status; ``history``: sums by kind; ``ahead``: a recount wrote the counter ahead of the stream (its LSN)."""
@@ -63,6 +72,7 @@ class Explanation:
     history: Mapping[str, int]
     changes: tuple[Change, ...]
     findings: tuple[Finding, ...]
+    rebases: tuple[Rebase, ...]
     verified_lsn: str | None
     based: bool
     watermark_lsn: str | None
@@ -90,6 +100,13 @@ SELECT v.run_id, r.trigger, r.requested_by, v.decided_at, v.verdict, v.cause, v.
 FROM sentstream.verdicts v JOIN sentstream.recounts r USING (run_id)
 WHERE v.campaign_id = %(id)s::bigint ORDER BY v.run_id DESC, v.decided_at DESC LIMIT %(latest)s::int"""
 
+# A run that could not be decided has rebased nothing. ``counts``: the campaigns there were then; None once pruned.
+_REBASES = """
+SELECT run_id, started_at AS at, requested_by FROM sentstream.recounts
+WHERE rebase IS NOT NULL AND (rebase = '"all"' OR rebase @> to_jsonb(%(id)s::bigint))
+  AND verified + drift + baseline > 0 AND (counts IS NULL OR jsonb_exists(counts, %(id)s::text))
+ORDER BY run_id DESC LIMIT %(latest)s::int"""
+
 
 def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Explanation:
     """What there is to know of campaign ``campaign_id``; ConfigurationError where there is none of that id.
@@ -109,6 +126,8 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
             changes = cursor.execute(_CHANGES, given).fetchall()
         with connection.cursor(row_factory=class_row(Finding)) as cursor:
             findings = cursor.execute(_FINDINGS, given).fetchall()
+        with connection.cursor(row_factory=class_row(Rebase)) as cursor:
+            rebases = cursor.execute(_REBASES, given).fetchall()
     counter, written, _floor, verified_lsn, based, watermark_lsn, ahead = ours
     return Explanation(
         now=read.now,
@@ -120,6 +139,7 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
         history=dict(sums),
         changes=tuple(changes),
         findings=tuple(findings),
+        rebases=tuple(rebases),
         verified_lsn=verified_lsn,
         based=bool(based),
         watermark_lsn=watermark_lsn,

@@ -99,6 +99,7 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
     yield from _queue_now(found)
     yield from _proof(found)
     yield from _history(found)
+    yield from _rebases(found)
 
 
 def _what_it_counts(sent: int, in_queue: int, gone: int, removed: str) -> Iterator[str]:
@@ -188,6 +189,15 @@ def _history(found: Explanation) -> Iterator[str]:
     parts = [f"{words.number(found.history[kind])} {_KINDS[kind]}" for kind in _KINDS if found.history.get(kind)]
     total = sum(found.history.values())
     yield f"Where it comes from: {'; '.join(parts) or 'nothing yet'}. Together {words.number(total)}."
+
+
+def _rebases(found: Explanation) -> Iterator[str]:
+    for rebase in found.rebases:
+        yield (
+            f"Run {rebase.run_id} rebased it (`recount --rebase`, asked for by {words.safe(rebase.requested_by)}, "
+            f"{words.moment(rebase.at)}): rows that had been sent when they were deleted, up to then, count no longer. "
+            "That is among the corrections."
+        )
 
 
 def _change(change: Change) -> str:

@@ -85,6 +85,11 @@ def test_rebase_sets_removed_to_zero(live: Database, cli: Run) -> None:
     assert cli("recount", "8", "--rebase").code == 0
     at_rest(live)
     assert shown(live) == {7: 30, 8: 4, 9: 0}
+    (run_id, who), *_ = live.execute("SELECT run_id, requested_by FROM sentstream.recounts WHERE rebase IS NOT NULL")
+    said = " ".join(cli("explain", "8").out.split())
+    assert f"Run {run_id} rebased it (`recount --rebase`, asked for by {who}, " in said
+    assert [rebase["run_id"] for rebase in cli("explain", "8", "--json").json["rebases"]] == [run_id]
+    assert cli("explain", "7", "--json").json["rebases"] == []
 
 
 def test_with_the_stream_down_it_raises_and_exits_1(db: Database, cli: Run) -> None:
