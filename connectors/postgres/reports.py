@@ -55,7 +55,9 @@ WHERE r.status = 'open' AND r.run_id = ANY (%s::bigint[])
 
 
 class NoRunError(SentstreamError):
-    """There is no such run."""
+    """There is no such run: the number that was given is wrong."""
+
+    code = 2
 
 
 @dataclass(frozen=True, slots=True)

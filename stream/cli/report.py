@@ -47,11 +47,20 @@ def report_list(
         call.print_json({"runs": [run.as_json() for run in runs]})
         return
     if not runs:
-        call.out.print("No runs. `sentstream recount` makes one.")
+        call.out.print(_none(campaign, narrowed=drift or before is not None))
         return
     call.out.print(_columns("run", "time", "trigger", "verified", "drift", "inconcl.", "not comp.", "baseline", "ms"))
     for run in runs:
         call.out.print(_row(run), style="bold red" if run.tally.drift else None)
+
+
+def _none(campaign: str | None, *, narrowed: bool) -> str:
+    """Why nothing is listed. ``narrowed``: other runs may be there."""
+    if campaign is not None:
+        name = words.safe(campaign)
+        such = "No such run" if narrowed else "No run"
+        return f"{such} names campaign {name}: only what is not verified is kept, and verdicts on counts that changed."
+    return "No such runs." if narrowed else "No runs. `sentstream recount` makes one."
 
 
 def _row(run: Run) -> str:
@@ -248,14 +257,19 @@ def _checked_lines(checked: Checked) -> Iterator[str]:
 
 
 def _campaign(conn: psycopg.Connection[Any], call: Call, word: str | None) -> int | None:
+    """The campaign that ``word`` means. A number may also be one that is gone: reports outlive their campaigns."""
     from connectors.postgres.progress import find_campaign
+    from connectors.postgres.reports import read_runs
 
-    return None if word is None else _gone(word) or find_campaign(conn, call.settings.mailer_schema, word)
-
-
-def _gone(word: str) -> int | None:
-    """A number is taken as it is: reports outlive their campaigns."""
-    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else None
+    if word is None:
+        return None
+    try:
+        return find_campaign(conn, call.settings.mailer_schema, word)
+    except ConfigurationError:
+        number = int(word) if word.isascii() and word.isdigit() and len(word) < 10 else 0
+        if not number or not read_runs(conn, limit=1, campaign=number):
+            raise
+        return number
 
 
 __all__: Sequence[str] = ("app",)

@@ -142,6 +142,14 @@ def test_reports_are_listed_and_shown(db: Database, cli: Run) -> None:
     assert [r["run_id"] for r in cli("report", "list", "--json", "--drift").json["runs"]] == [drifted]
     assert drifted in [r["run_id"] for r in cli("report", "list", "--json", "--campaign", "7").json["runs"]]
     assert cli("report", "list", "--json", "--campaign", "9").json == {"runs": []}
+    assert cli("report", "list", "--campaign", "9").out.startswith("No run names campaign 9: ")
+    assert cli("report", "list", "--campaign", "7", "--before", "1").out.startswith("No such run names campaign 7: ")
+    assert cli("report", "list", "--before", "1").out == "No such runs.\n"
+    unknown = cli("report", "list", "--campaign", "99")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "There is no campaign with the id or the exact name '99'" in unknown.err
+    db.execute("DELETE FROM campaigns WHERE id = 7")  # reports outlive it
+    assert drifted in [r["run_id"] for r in cli("report", "list", "--json", "--campaign", "7").json["runs"]]
     assert (
         cli("report", "list", "--json", "--limit", "1", "--before", str(drifted)).json["runs"][0]["run_id"]
         == drifted - 1
@@ -232,7 +240,7 @@ def test_verify_walks_the_chain_and_names_the_first_break(db: Database, cli: Run
 
 def test_an_unknown_run_is_one_line(db: Database, cli: Run) -> None:
     found = cli("report", "show", "99")
-    assert (found.code, found.out) == (1, "")
+    assert (found.code, found.out) == (2, "")
     assert found.err == "sentstream: There is no run 99. `sentstream report list` shows those there are.\n"
 
 
