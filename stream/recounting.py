@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -13,9 +13,11 @@ import psycopg
 from connectors.mailer.tracking import Observation, observations, read_tracking
 from connectors.postgres import recount, reports
 from connectors.postgres.connect import connect
-from connectors.postgres.facts import read_expected
+from connectors.postgres.facts import look, read_expected
 from connectors.postgres.setup.versions import release
+from stream.core.errors import PreconditionError
 from stream.core.pace import Backoff
+from stream.core.partitioner import partition_of
 from stream.core.report import Report, Run
 from stream.settings import Settings
 
@@ -96,8 +98,32 @@ def log_run(report: Report) -> None:
         log.info("run %d is inconclusive: %s", run.run_id, reason)
 
 
-def recount_once(settings: Settings, stop: threading.Event) -> int:
-    """Count, wait for the stream's verdict, seal; repeat while inconclusive, for a while.
+class NeverCountedError(PreconditionError):
+    """A recount was asked for where no stream has ever run."""
+
+
+def require_stream(conn: psycopg.Connection[Any]) -> None:
+    """NeverCountedError where no stream has ever run: nobody would answer the run."""
+    if not look(conn).partitions:
+        raise NeverCountedError(
+            "No stream has ever counted here, so nobody could compare.",
+            "Start `sentstream run` (or `sentstream run --once`): it counts at start.",
+        )
+
+
+def completed(
+    conn: psycopg.Connection[Any], report: Report, counted: Mapping[int, Sequence[int]], chosen: Sequence[int] = ()
+) -> Report:
+    """`Report.completed` by the partitions there are; ``counted``: see `reports.read_counted`."""
+    partitions = look(conn).partitions or 1
+    return report.completed(counted, lambda campaign: partition_of(campaign, partitions), chosen)
+
+
+def recount_once(
+    settings: Settings, stop: threading.Event, tell: Callable[[Report], None] = lambda _report: None
+) -> int:
+    """Count, wait for the stream's verdict, seal; repeat while inconclusive, for a while. ``tell``: gets the report of
+    the last run, as far as it got.
 
     The exit code of ``run --once``: 0 if all is verified or met for the first time, 1 otherwise, 130 if stopped."""
     with connect(settings.require_database(), "recount") as conn:
@@ -105,11 +131,12 @@ def recount_once(settings: Settings, stop: threading.Event) -> int:
         while True:
             run = request(conn, settings, "manual", "run --once")
             report = conclude(conn, settings, run.run_id, stop, settings.recount_timeout)
-            if report is None:
-                return 130 if stop.is_set() else 1
-            log_run(report)
-            if not report.run.tally.inconclusive or backoff.failures >= 5:
-                return 0 if report.run.tally.proved else 1
+            if report is None and stop.is_set():
+                return 130
+            if report is None or not report.run.tally.inconclusive or backoff.failures >= 5:
+                found = report or reports.read_report(conn, run.run_id)
+                tell(completed(conn, found, reports.read_counted(conn, run.run_id)))
+                return 0 if report is not None and report.run.tally.proved else 1
             backoff = backoff.failed()
             if stop.wait(backoff.pause):
                 return 130
@@ -125,7 +152,8 @@ def conclude(
 ) -> Report | None:
     """Wait until the run is settled, and see that it is sealed; its report, None after ``timeout`` seconds.
 
-    ``others``: seconds that are left to a reconciler to seal it, before we do.
+    ``others``: seconds that are left to a reconciler to seal it, before we do. Whoever seals a run logs its line: here
+    that may be older runs as well, for runs are sealed in order.
     """
     deadline = time.monotonic() + timeout
     while not reports.is_settled(conn, run_id):
@@ -137,6 +165,9 @@ def conclude(
         if report.run.sealed:
             return report
         if time.monotonic() >= deadline:
-            reports.seal_settled(conn, observe=lambda _: [o.as_json() for o in observe(conn, settings.mailer_schema)])
+            for sealed in reports.seal_settled(
+                conn, observe=lambda _: [o.as_json() for o in observe(conn, settings.mailer_schema)]
+            ):
+                log_run(sealed)
             return reports.read_report(conn, run_id)
         stop.wait(0.05)

@@ -180,6 +180,15 @@ def read_counts(conn: Connection, run_id: int) -> dict[int, tuple[int, ...]]:
     return {int(campaign): tuple(numbers) for campaign, numbers in counts.items()}
 
 
+def read_counted(conn: Connection, run_id: int) -> dict[int, tuple[int, ...]]:
+    """`read_counts` of the campaigns that sentstream counts: those with rows in the queue then, and those with a row of
+    progress, whose part of the queue was cleared."""
+    counts = read_counts(conn, run_id)
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        kept = {row[0] for row in cursor.execute("SELECT campaign_id::bigint FROM sentstream.progress")}
+    return {campaign: numbers for campaign, numbers in counts.items() if campaign in kept or any(numbers[:5])}
+
+
 def _standing(conn: Connection, run_ids: Sequence[int]) -> dict[int, dict[int, bool]]:
     """Run -> partition -> whether it is through with the run; open runs only."""
     standing: dict[int, dict[int, bool]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import psycopg
@@ -13,9 +12,7 @@ import typer
 
 from stream.cli import words
 from stream.cli.call import Call, command
-from stream.core.errors import PreconditionError
 from stream.core.report import COUNTS, VERDICTS, Report, Ruled
-from stream.core.status import STATUSES
 
 app = typer.Typer()
 
@@ -52,9 +49,9 @@ def recount(
         chosen = find_campaigns(conn, settings.mailer_schema, campaigns) if campaigns else ()
         report = _counted(conn, call, (list(chosen) or "all") if rebase else None, wait)
         raised = sum(verdict.verdict == "not_comparable" for verdict in report.verdicts)
-        report = _with_verified(conn, report, chosen)
+        report = _completed(conn, call, report, chosen)
     if call.json:
-        call.print_json({**report.as_json(), "raised": raised})
+        call.print_json(report_json(report, raised))
     else:
         for line in lines(report, raised):
             call.out.print(line)
@@ -63,15 +60,11 @@ def recount(
 
 def _counted(conn: psycopg.Connection[Any], call: Call, rebase: Any, wait: float) -> Report:
     """The report, sealed or as far as it got; where it did not get there in time, counters are raised."""
-    from connectors.postgres import facts, raising, reports
-    from stream.recounting import conclude, request
+    from connectors.postgres import raising, reports
+    from stream.recounting import conclude, request, require_stream
 
     settings = call.settings
-    if not facts.look(conn).partitions:
-        raise PreconditionError(
-            "No stream has ever counted here, so nobody could compare.",
-            "Start `sentstream run` (or `sentstream run --once`): it counts at start.",
-        )
+    require_stream(conn)
     run = request(conn, settings, "manual", _who(), rebase=rebase)
     call.err.print(f"run {run.run_id}: {words.count_of(run.campaigns, 'campaign')} counted in {run.count_ms:.0f} ms")
     never = threading.Event()
@@ -106,24 +99,21 @@ def _who() -> str:
     return f"cli {user}@{socket.gethostname()}"
 
 
-def _with_verified(conn: psycopg.Connection[Any], report: Report, chosen: Sequence[int]) -> Report:
-    """Of the chosen campaigns alone, each with a verdict: `verified` is kept only where counts changed."""
-    if not chosen:
-        return report
-    from connectors.postgres.reports import read_counts
+def _completed(conn: psycopg.Connection[Any], call: Call, report: Report, chosen: Sequence[int]) -> Report:
+    """With a verdict on each campaign that was named; a word on those that sentstream does not count."""
+    from connectors.postgres.reports import read_counted
+    from stream.recounting import completed
 
-    report = report.only(chosen)
-    known = {verdict.campaign_id for verdict in report.verdicts}
-    if not report.run.sealed or report.run.tally.inconclusive or report.run.tally.not_comparable:
-        return report
-    counts = read_counts(conn, report.run.run_id)
-    added = []
+    counted = read_counted(conn, report.run.run_id)
     for campaign in chosen:
-        if campaign not in known and any(counts.get(campaign, ())[:5]):
-            named = dict(zip(STATUSES, counts[campaign], strict=False))
-            decided = report.run.finished_at or report.run.started_at
-            added.append(Ruled(campaign, "verified", decided, before=named, after=named, delta={}))
-    return replace(report, verdicts=tuple(sorted((*report.verdicts, *added), key=lambda v: v.campaign_id)))
+        if campaign not in counted:
+            call.err.print(f"campaign {campaign} has no rows in the queue: sentstream does not count it, so no verdict")
+    return completed(conn, report, counted, chosen)
+
+
+def report_json(report: Report, raised: int = 0) -> dict[str, Any]:
+    """A run's report for programs. ``raised``: campaigns whose counter was raised, for the stream was not there."""
+    return {**report.as_json(), "raised": raised}
 
 
 def _is_good(report: Report, chosen: Sequence[int]) -> bool:
@@ -160,7 +150,8 @@ def lines(report: Report, raised: int = 0) -> Iterator[str]:
 
 
 def verdict_line(verdict: Ruled) -> str:
-    """``campaign 7: drift, missed change, corrected: queued -1, sent +1 (now queued 3, sent 4)``."""
+    """``campaign 7: drift, missed change, corrected: queued -1, sent +1 (now queued 3, sent 4)``; where nothing could
+    be told, ``campaign 7: inconclusive``."""
     parts = [verdict.verdict.replace("_", " ")]
     if verdict.cause:
         parts.append(verdict.cause.replace("_", " "))
@@ -171,4 +162,5 @@ def verdict_line(verdict: Ruled) -> str:
     change, after = verdict.delta or {}, verdict.after or {}
     delta = ", ".join(f"{name} {change[name]:+,}" for name in COUNTS if change.get(name))
     now = ", ".join(f"{name} {after[name]:,}" for name in COUNTS if after.get(name)) or "nothing"
-    return f"campaign {verdict.campaign_id}: {', '.join(parts)}{f': {delta}' if delta else ''} (now {now})"
+    end = "" if verdict.after is None else f" (now {now})"
+    return f"campaign {verdict.campaign_id}: {', '.join(parts)}{f': {delta}' if delta else ''}{end}"

@@ -5,7 +5,7 @@ Pure: rows come in from ``connectors/postgres/reports.py``, JSON goes out to the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -213,6 +213,33 @@ class Report:
             return self
         run = replace(self.run, observations=tuple(o for o in self.run.observations if o.get("campaign_id") in wanted))
         return replace(self, run=run, verdicts=tuple(v for v in self.verdicts if v.campaign_id in wanted))
+
+    def completed(
+        self, counted: Mapping[int, Sequence[int]], partition: Callable[[int], int], chosen: Iterable[int] = ()
+    ) -> Report:
+        """The report of these campaigns (none named: all of it) with the verdicts that are not kept: `verified` of a
+        named campaign whose counts had not changed, `inconclusive` of every one whose partition could not tell.
+
+        ``counted``: the counts that the run found, of the campaigns that sentstream counts; ``partition``: of a
+        campaign. An open run is as far as it got: nothing is added."""
+        named = tuple(chosen)
+        report = self.only(named)
+        if not self.run.sealed:
+            return report
+        decided = self.run.finished_at or self.run.started_at
+        conclusive = {answer.partition: answer.conclusive for answer in self.answers}
+        known = {verdict.campaign_id for verdict in self.verdicts}
+        added = []
+        for campaign in named or counted:
+            if campaign in known or campaign not in counted:
+                continue
+            told = conclusive.get(partition(campaign))
+            if told is False:
+                added.append(Ruled(campaign, "inconclusive", decided))
+            elif told and named:
+                counts = dict(zip(STATUSES, counted[campaign], strict=False))
+                added.append(Ruled(campaign, "verified", decided, before=counts, after=counts, delta={}))
+        return replace(report, verdicts=tuple(sorted((*report.verdicts, *added), key=lambda v: v.campaign_id)))
 
     @property
     def reasons(self) -> tuple[str, ...]:

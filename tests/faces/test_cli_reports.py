@@ -69,6 +69,18 @@ def test_recount_of_some_campaigns_names_them(live: Database, cli: Run) -> None:
     assert found.json["verdicts"][0]["after"] == {"queued": 5, "sending": 0, "sent": 30, "failed": 0, "cancelled": 0}
     assert found.json["counts"]["verified"] == 2
     assert found.json["status"] == "sealed"
+    assert "campaign 9 has no rows in the queue: sentstream does not count it" in found.err
+    assert "campaign 7" not in found.err
+
+
+def test_a_campaign_whose_queue_was_cleared_still_gets_its_verdict(live: Database, cli: Run) -> None:
+    live.execute("DELETE FROM email_queue WHERE campaign_id = 8")
+    at_rest(live)
+    for _ in range(2):  # the first one keeps it, for the counts changed
+        found = cli("recount", "8")
+        assert found.code == 0
+        assert "campaign 8: verified (now " in found.out
+        assert "campaign 8" not in found.err
 
 
 def test_drift_is_exit_code_1(live: Database, cli: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ import pytest
 from connectors.postgres import reports
 from connectors.postgres.connect import Connection
 from connectors.postgres.store import Store
+from stream.cli.recount import verdict_line
 from stream.core.digest import GENESIS, canonical, digest
 from stream.core.flushing import Answer, Flush
 from stream.core.position import Position, parse_lsn
-from stream.core.report import Report, Run
+from stream.core.report import Report, Ruled, Run
 from stream.core.verdict import Verdict
+from stream.recounting import completed, conclude
 from tests.fix_postgres import Database
-from tests.postgres.running import add_campaign, count, prepared
+from tests.postgres.running import add_campaign, count, prepared, settings_for
 from tests.waiting import eventually
 
 
@@ -126,6 +129,36 @@ def test_answers_of_an_epoch_that_has_ended_are_not_enough(db: Database, conn: C
     assert not reports.is_settled(conn, run.run_id)
     answer(db, later, 1, epoch=2)
     assert reports.is_settled(conn, run.run_id)
+
+
+def test_whoever_seals_logs_each_run_once(db: Database, conn: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    """The one that was asked for, and those that had to be sealed before it."""
+    caplog.set_level(logging.INFO, "sentstream")
+    lost, asked = count(conn), count(conn)
+    answer(db, asked, verified=1)
+    report = conclude(conn, settings_for(db), asked.run_id, threading.Event(), 5.0)
+    assert report is not None
+    assert report.run.sealed
+    lines = [record.getMessage() for record in caplog.records]
+    logged = [line.partition(" run=")[2].split()[0] for line in lines if line.startswith("recount trigger=")]
+    assert logged == [str(lost.run_id), str(asked.run_id)]
+
+
+def test_where_it_was_inconclusive_every_campaign_that_is_counted_is_said_so(db: Database, conn: Connection) -> None:
+    """Campaign 1 has rows in the queue, 2 has none; then 2 has counts of ours, for its rows were cleared."""
+    run = count(conn)
+    answer(db, run, conclusive=False, inconclusive=1)
+    (report,) = reports.seal_settled(conn)
+
+    def said(*chosen: int) -> list[tuple[int, str]]:
+        found = completed(conn, report, reports.read_counted(conn, run.run_id), chosen)
+        return [(verdict.campaign_id, verdict.verdict) for verdict in found.verdicts]
+
+    assert said() == said(1, 2) == [(1, "inconclusive")]
+    db.execute("INSERT INTO sentstream.progress (campaign_id, partition, removed, sent) VALUES (2, 0, 5, 5)")
+    assert said() == said(1, 2) == [(1, "inconclusive"), (2, "inconclusive")]
+    assert said(2) == [(2, "inconclusive")]
+    assert verdict_line(Ruled(2, "inconclusive", run.started_at)) == "campaign 2: inconclusive"
 
 
 def test_without_a_stream_nothing_is_settled(db: Database, conn: Connection) -> None:
