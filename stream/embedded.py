@@ -23,6 +23,7 @@ from stream.config import Settings
 from stream.core.errors import FencedError, PreconditionError, SentstreamError, UnreachableError
 from stream.core.feed import Flushes, Inbox
 from stream.core.pace import Backoff
+from stream.core.report import Report
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.metrics.observed import Flushes as FlushFigures
@@ -116,16 +117,18 @@ def run(
     reload: Callable[[], Settings] | None = None,
     serve: Callable[[Settings, Inbox, Callable[[], bytes]], Any] | None = None,
     watch: Callable[[Settings], Any] | None = None,
+    tell: Callable[[Report], None] = lambda _report: None,
 ) -> int:
     """Run until SIGTERM or Ctrl-C, then flush, confirm and return 0. With ``once``: catch up, flush, recount, and
     return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings.
     ``serve``: starts the HTTP face beside it, with our part of `/metrics`; what its ``stop()`` ends, or None.
-    ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here)."""
+    ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here).
+    ``tell``: with ``once``, gets the report of the recount."""
     now = InForce(settings, reload)
     failpoints.arm(settings.failpoints)
     inbox = Inbox()
     if once:
-        return _once(now, inbox)
+        return _once(now, inbox, tell)
 
     from stream.reconciler import Reconciler  # noqa: PLC0415 - not for --once
 
@@ -176,7 +179,7 @@ def _show(
     return ending
 
 
-def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
+def _once(now: Callable[[], Settings], inbox: Inbox, tell: Callable[[Report], None]) -> int:
     """Catch up with the WAL as it stands, flush, recount."""
     from stream.reconciler import recount_once  # noqa: PLC0415
 
@@ -197,7 +200,7 @@ def _once(now: Callable[[], Settings], inbox: Inbox) -> int:
                         "What is counted there needs no `run --once` besides; `sentstream recount` counts at once.",
                     )
                 if session is not None and session.opened_at is not None and session.written.lsn >= session.opened_at:
-                    result.append(recount_once(now(), embedded.stop))
+                    result.append(recount_once(now(), embedded.stop, tell))
                     return
                 embedded.stop.wait(0.02)
         except BaseException as error:  # raised again below, in the main thread

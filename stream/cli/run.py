@@ -12,6 +12,7 @@ from stream import logs
 from stream.cli.call import Call, command
 from stream.config import Settings, reload
 from stream.core.errors import ConfigurationError
+from stream.core.report import Report
 
 app = typer.Typer()
 log = logging.getLogger("sentstream.run")
@@ -21,6 +22,8 @@ _EXAMPLES = """Examples:
 `sentstream run` until Ctrl-C or SIGTERM, which flush, confirm, and exit with 0
 
 `sentstream run --once` catch up, flush, recount, exit: for cron. Exit code 1 where the recount found a drift
+
+`sentstream run --json | jq -c '{campaign_id, sent}'` counts as they change, as `progress --watch --json`
 
 `sentstream run --write-back false` shadow mode: only shows what it would write
 
@@ -34,7 +37,7 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="Catch up with the WAL as it stands, flush, recount, exit.")
     ] = False,
-    view: Annotated[bool, typer.Option("--view/--no-view", help="Show live counts, on a terminal.")] = True,
+    view: Annotated[bool, typer.Option("--view/--no-view", help="Show live counts, on a terminal or as JSON.")] = True,
 ) -> int:
     """Keep campaigns.sent true: read the WAL, count, write back, prove. Until it is stopped, or --once."""
     settings = call.settings
@@ -44,17 +47,27 @@ def run(
     from stream import embedded
 
     if once:
-        return embedded.run(settings, once=True)
+        return embedded.run(settings, once=True, tell=_telling(call))
     from stream.metrics.watch import DatabaseWatch
     from stream.web import server
 
-    if not view or call.json or not call.out.is_terminal:
+    if not view or not (call.json or call.out.is_terminal):
         return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
 
     from stream.cli.watch import Watcher, following
 
     with following(call, Watcher(settings, notes=notes(settings))):
         return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
+
+
+def _telling(call: Call) -> Callable[[Report], None]:
+    """What becomes of the report of --once: with --json it is printed, as `recount --json` does; else the log's line
+    says enough."""
+    if not call.json:
+        return lambda _report: None
+    from stream.cli.recount import report_json
+
+    return lambda report: call.print_json(report_json(report))
 
 
 def reloading(call: Call) -> Callable[[], Settings]:

@@ -6,7 +6,10 @@ grows, and the next look connects anew.
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from stream.cli.call import Call
     from stream.config import Settings
+
+log = logging.getLogger("sentstream.view")
 
 #: seconds between two looks
 EVERY = 0.5
@@ -113,12 +118,9 @@ def follow(call: Call, watcher: Watcher, stop: threading.Event, *, every: float 
 
 @contextmanager
 def following(call: Call, watcher: Watcher, *, every: float = EVERY) -> Iterator[None]:
-    """`follow` in a thread beside the body; on a terminal only, for logs say enough elsewhere."""
-    if call.json or not call.out.is_terminal:
-        yield
-        return
+    """`follow` in a thread beside the body."""
     stop = threading.Event()
-    thread = threading.Thread(target=_patient_live, args=(call, watcher, stop, every), name="view", daemon=True)
+    thread = threading.Thread(target=_patient, args=(call, watcher, stop, every), name="view", daemon=True)
     thread.start()
     try:
         yield
@@ -161,13 +163,18 @@ def _live(console: Console, err: Console, watcher: Watcher, stop: threading.Even
     watcher.close()
 
 
-def _patient_live(call: Call, watcher: Watcher, stop: threading.Event, every: float) -> None:
-    """`_live` for a view beside a role that starts only now: what isn't there yet will come."""
+def _patient(call: Call, watcher: Watcher, stop: threading.Event, every: float) -> None:
+    """`follow` for a view beside a role that starts only now: what isn't there yet will come. Where nobody reads what
+    is printed any more, the view ends and the role goes on."""
     while not stop.is_set():
         try:
-            _live(call.out, call.err, watcher, stop, every)
+            follow(call, watcher, stop, every=every)
         except (SentstreamError, psycopg.Error):
             stop.wait(1)
+        except BrokenPipeError:
+            log.warning("nobody reads standard output any more: the counts are no longer printed")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes there
+            return
 
 
 def _stream(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.core.progress import FIELDS
 from tests.faces.fix_counted import Run, prepared_db, process, run
 from tests.fix_postgres import Database
 from tests.waiting import eventually
@@ -46,13 +47,16 @@ def sent(database: Database) -> int:
 
 def test_run_follows_the_queue_and_ends_well_on_sigterm(prepared_db: Database) -> None:
     prepared_db.execute(FILL)
-    with running("run", database=prepared_db) as child:
+    with running("run", "--json", database=prepared_db) as child:
         eventually(lambda: sent(prepared_db) == 20, 30)
         prepared_db.execute("UPDATE email_queue SET status = 'sent' WHERE id <= 30")
         eventually(lambda: sent(prepared_db) == 30, 5)
+        assert child.stdout is not None
+        while (said := json.loads(child.stdout.readline()))["sent"] < 30:  # for programs: what people see live
+            assert tuple(said) == FIELDS
         child.send_signal(signal.SIGTERM)
-        out, err = child.communicate(timeout=30)
-    assert (child.returncode, out) == (0, "")
+        _out, err = child.communicate(timeout=30)
+    assert child.returncode == 0
     assert "flushed and confirmed up to" in err.splitlines()[-1]
     assert "Traceback" not in err
 
@@ -73,7 +77,8 @@ def test_sighup_takes_intervals_and_names_what_waits_for_a_restart(prepared_db: 
         while not any("RECOUNT_INTERVAL 'never'" in line for line in said):
             said.append(json.loads(child.stderr.readline())["message"])
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=30)
+        out, _err = child.communicate(timeout=30)
+    assert out == "", "without a terminal and --json the log says enough"
     assert "RECOUNT_INTERVAL is now 1m" in said
     assert "LOG_FORMAT changed, but stays json until a restart" in said
     assert "REMOVED changed, but stays keep until a restart" in said
@@ -82,10 +87,14 @@ def test_sighup_takes_intervals_and_names_what_waits_for_a_restart(prepared_db: 
 
 def test_once_catches_up_and_exits_with_0(prepared_db: Database) -> None:
     prepared_db.execute(FILL)
-    with running("run", "--once", database=prepared_db) as child:
-        _out, err = child.communicate(timeout=60)
+    with running("run", "--once", "--json", database=prepared_db) as child:
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
     assert sent(prepared_db) == 20
+    report = json.loads(out)  # as `recount --json` prints it
+    assert (report["status"], report["requested_by"], report["raised"]) == ("sealed", "run --once", 0)
+    assert report["counts"]["baseline"] == len(report["verdicts"]) == 1
+    assert err.count("recount trigger=manual") == 1
     prepared_db.execute("UPDATE email_queue SET status = 'sent' WHERE id <= 45; DELETE FROM email_queue WHERE id = 1")
     with running("run", "--once", database=prepared_db) as child:
         _out, err = child.communicate(timeout=60)
