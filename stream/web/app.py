@@ -135,3 +135,5 @@ def _as_problems(responses: dict[str, Any]) -> None:
     responses["default"] = {"description": "A problem", "content": problem}
     if "422" in responses:
         responses["422"] = {"description": "The request is not valid", "content": problem}
+    if "409" in responses:
+        responses["409"]["content"] = problem

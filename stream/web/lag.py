@@ -29,8 +29,9 @@ router = APIRouter(prefix="/api", tags=["operations"])
 
 #: seconds between two looks
 EVERY: Final = 1.0
-#: seconds for which a look is shown while the next one fails
+#: seconds for which a look is shown while the next one takes its time, and once a later one has failed
 KEPT: Final = 10.0
+KEPT_FAILING: Final = 2.0
 
 
 class LagWatch:
@@ -39,23 +40,25 @@ class LagWatch:
     def __init__(self, settings: Settings) -> None:
         self._reading = LagReading(settings)
         self._last: tuple[float, dict[str, Any]] | None = None
+        self._trouble = ""
 
     async def watch(self, shared: Context) -> None:
         """Look until cancelled."""
-        trouble = ""
         while True:
             try:
                 self._last = (time.monotonic(), await asyncio.to_thread(self._look, shared))
-                trouble = ""
+                self._trouble = ""
             except (psycopg.Error, SentstreamError, Problem) as error:
-                if str(error) != trouble:
-                    trouble = str(error)
+                trouble = str(error) or type(error).__name__
+                if trouble != self._trouble:
+                    self._trouble = trouble
                     log.warning("The lag can't be read: %s", trouble)
             await asyncio.sleep(EVERY)
 
     def last(self) -> dict[str, Any]:
         """The newest look; Problem 503 where it is too old to be shown."""
-        if self._last is None or time.monotonic() - self._last[0] > KEPT:
+        kept = KEPT_FAILING if self._trouble else KEPT
+        if self._last is None or time.monotonic() - self._last[0] > kept:
             raise Problem(503, "The lag can't be read at the moment: see `/readyz?verbose`.", {"Retry-After": "5"})
         return self._last[1]
 

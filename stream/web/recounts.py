@@ -12,7 +12,7 @@ from starlette.responses import Response
 from connectors.postgres.connect import connect
 from connectors.postgres.recount import NotNowError
 from connectors.postgres.reports import NoRunError, read_report, read_runs
-from stream.recounting import request
+from stream.recounting import NeverCountedError, request, require_stream
 from stream.settings import Settings
 from stream.web import models
 from stream.web.answers import answer, cursor_of, number_of, where
@@ -33,7 +33,8 @@ TURN: Final = 10.0
 Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")]
 RunId = Annotated[int, Path(ge=1, le=2**63 - 1, description="Id of a run.")]
 _ASKED: dict[int | str, dict[str, Any]] = {
-    202: {"model": models.Asked, "description": "The run has been counted; its verdict follows in the stream's order."}
+    202: {"model": models.Asked, "description": "The run has been counted; its verdict follows in the stream's order."},
+    409: {"model": models.Problem, "description": "No stream has ever counted here, so nobody could compare."},
 }
 
 
@@ -45,13 +46,16 @@ class Asking:
         self._waiting = 0
 
     async def ask(self, settings: Settings) -> int:
-        """Count everything now; the run's id. Problem 503 where too many ask, or it can't be done at the moment."""
+        """Count everything now; the run's id. Problem 409 where no stream has ever run; 503 where too many ask, or it
+        can't be done at the moment."""
         if self._waiting >= WAITING:
             raise Problem(503, f"{WAITING} recounts are waiting already.", {"Retry-After": "10"})
         self._waiting += 1
         try:
             async with self._lock:
                 return await asyncio.to_thread(_recount, settings)
+        except NeverCountedError as error:
+            raise Problem(409, str(error)) from error
         except NotNowError as error:
             raise Problem(503, str(error), {"Retry-After": "5"}) from error
         finally:
@@ -126,6 +130,7 @@ async def _ask(call: Request, shared: Context) -> Response:
 
 def _recount(settings: Settings) -> int:
     with connect(settings.require_database(), "recount") as connection:
+        require_stream(connection)
         run = request(connection, settings, "manual", "http", turn=TURN)
     log.info("recount %d was asked for by HTTP", run.run_id)
     return run.run_id

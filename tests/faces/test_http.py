@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import httpx
 import pytest
 
+from stream.core.errors import UnreachableError
+from stream.settings import Settings
+from stream.web.context import Context
+from stream.web.lag import LagWatch
+from stream.web.problems import Problem
 from tests.faces.fix_web import (
+    Run,
     Site,
     counted_db,
     counting_website,
     own_website,
     prepared_db,
+    run,
     serve,
     shared_db,
     website,
@@ -23,7 +32,7 @@ from tests.faces.fix_web import (
 from tests.fix_postgres import Database
 from tests.waiting import eventually
 
-__all__ = ["counted_db", "counting_website", "own_website", "prepared_db", "shared_db", "website"]
+__all__ = ["counted_db", "counting_website", "own_website", "prepared_db", "run", "shared_db", "website"]
 
 PROGRESS = """campaign_id name status sent queue_queued queue_sending queue_sent queue_failed queue_cancelled
 queue_total removed to_send percent rate_per_minute eta as_of verified_at lsn position stale source"""
@@ -226,6 +235,18 @@ def test_a_recount_that_can_not_be_made_now_says_when_to_try_again(own_website: 
     assert "locked" in response.json()["detail"]
 
 
+def test_no_recount_where_no_stream_has_ever_run(own_website: Site, counted_db: Database, run: Run) -> None:
+    """Nobody could compare. The words are those of the command."""
+    counted_db.execute("DELETE FROM sentstream.watermarks")
+    said = run("recount", "--database-url", counted_db.url).err
+    for path in ("/api/recounts", "/api/campaigns/7/sync-counts"):
+        response = own_website.post(path)
+        assert (response.status_code, response.headers["content-type"]) == (409, "application/problem+json")
+        assert said == f"sentstream: {response.json()['detail']}\n"
+    assert "No stream has ever counted here" in said
+    assert counted_db.value("SELECT count(*) FROM sentstream.recounts") == 1
+
+
 def test_the_mailers_own_stats_shape(own_website: Site, counted_db: Database) -> None:
     counted_db.execute(
         "UPDATE campaigns SET started_at = now() - interval '10 minutes', use_queue = true WHERE id = 7;"
@@ -310,6 +331,46 @@ def test_lag_and_status_as_the_commands_have_them(counting_website: Site) -> Non
     status = counting_website.get("/api/status").json()
     assert status["healthy"] is True
     assert {"flush", "http", "reader"} & {role["role"] for role in status["roles"]}
+
+
+def test_the_lag_of_a_database_that_went_away_is_not_shown_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, there = LagWatch(Settings()), [True]
+
+    def look(_shared: Context) -> dict[str, str]:
+        if not there:
+            raise UnreachableError("Gone.")
+        there.clear()
+        return {"verdict": "OK"}
+
+    async def watched() -> None:
+        task = asyncio.create_task(watch.watch(None))  # type: ignore[arg-type]
+        try:
+            await _until(lambda: watch._last is not None)
+            assert watch.last() == {"verdict": "OK"}
+            await _until(lambda: watch._trouble != "" and _is_refused(watch))
+        finally:
+            task.cancel()
+
+    monkeypatch.setattr(watch, "_look", look)
+    monkeypatch.setattr("stream.web.lag.EVERY", 0.01)
+    monkeypatch.setattr("stream.web.lag.KEPT_FAILING", 0.1)
+    asyncio.run(watched())
+
+
+async def _until(fits: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if fits():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("not within five seconds")
+
+
+def _is_refused(watch: LagWatch) -> bool:
+    try:
+        watch.last()
+    except Problem as problem:
+        return problem.status_code == 503
+    return False
 
 
 def test_health_is_judged_by_progress(website: Site) -> None:
