@@ -9,9 +9,10 @@ All writers of ours (this one, the interim raise of a recount) take the watermar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -19,12 +20,31 @@ from psycopg.types.json import Jsonb
 
 from stream.core.epoch import Server, Watermark
 from stream.core.errors import FencedError
-from stream.core.flushing import Flush, Flushed, Overwritten, ProgressRow, Stored, with_raised, with_store_faults
+from stream.core.flushing import (
+    Flush,
+    Flushed,
+    Overwritten,
+    ProgressRow,
+    Stored,
+    with_raised,
+    with_store_faults,
+    without_corrections,
+)
 from stream.core.partition import Campaign, Loaded
 from stream.core.position import Position, lsn_text, parse_lsn
 
+log = logging.getLogger("sentstream.store")
+
 Connection = psycopg.Connection[Any]
 
+#: a row that the database will not take, whoever tries; a lost connection or a deadlock is none of these
+_REFUSALS: Final = (
+    psycopg.IntegrityError,
+    psycopg.DataError,
+    psycopg.InternalError,
+    psycopg.ProgrammingError,
+    psycopg.NotSupportedError,
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _CAS = """
@@ -55,7 +75,8 @@ ORDER BY due.id""")
 _WRITE = sql.SQL("""
 UPDATE {campaigns} c SET sent = w.sent
 FROM unnest(%s::int[], %s::int[]) AS w(id, sent)
-WHERE c.id = w.id""")
+WHERE c.id = w.id
+RETURNING c.id, c.sent""")
 
 _PROGRESS = """
 INSERT INTO sentstream.progress AS p (
@@ -142,6 +163,7 @@ class Store:
         self._write = _WRITE.format(campaigns=campaigns)
         self._found_right = _FOUND_RIGHT.format(campaigns=campaigns)
         self._at = at
+        self._refused: dict[int, str] = {}
 
     # ---- loading ------------------------------------------------------------------------------------------------
 
@@ -274,18 +296,23 @@ class Store:
                 )
             at("after_swap")
             flush, raised = self._raised(connection, flush)
-            held, overwritten, writes = self._due_now(connection, flush)
+            held, overwritten, writes, found = self._due_now(connection, flush)
+            refused = self._write_counters(connection, writes)
+            if refused:
+                writes = {campaign: sent for campaign, sent in writes.items() if campaign not in refused}
+                overwritten = [it for it in overwritten if it.campaign not in refused]
+                held |= refused.keys()
+                flush = without_corrections(flush, {campaign: found[campaign] for campaign in refused})
             flush = self._checked(connection, flush)
             self._write_rows(connection, flush)
             if writes:
-                ids, sent = list(writes), list(writes.values())
-                connection.execute(self._write, (ids, sent))
-                connection.execute(_WRITTEN, (ids, sent))
-            right = [campaign for campaign in flush.due if campaign not in writes]
+                connection.execute(_WRITTEN, (list(writes), list(writes.values())))
+            right = [campaign for campaign in flush.due if campaign not in writes and campaign not in refused]
             if right:
                 connection.execute(self._found_right, (right,))
             at("before_commit")
         at("after_commit")
+        self._tell_refused(refused, writes)
         return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 
     @staticmethod
@@ -300,13 +327,51 @@ class Store:
         ).fetchall()
         return with_raised(flush, dict(rows))
 
-    def _due_now(self, connection: Connection, flush: Flush) -> tuple[set[int], list[Overwritten], dict[int, int]]:
-        """Lock the counters that differ; those that somebody else has locked stay due."""
+    def _write_counters(self, connection: Connection, writes: Mapping[int, int]) -> dict[int, str]:
+        """Write ``campaigns.sent``; of those that the mailer's own constraints, triggers or rules refuse, why. One
+        refused row holds up no other: the rest is written by halves."""
+        if not writes:
+            return {}
+        try:
+            with connection.transaction():
+                rows = connection.execute(self._write, (list(writes), list(writes.values()))).fetchall()
+        except psycopg.errors.InsufficientPrivilege:
+            raise
+        except _REFUSALS as error:
+            if len(writes) > 1:
+                items = list(writes.items())
+                first, second = dict(items[: len(items) // 2]), dict(items[len(items) // 2 :])
+                return self._write_counters(connection, first) | self._write_counters(connection, second)
+            return dict.fromkeys(writes, error.diag.message_primary or type(error).__name__)
+        shown = dict(rows)
+        return {
+            campaign: f"a trigger or rule keeps it at {shown[campaign]}"
+            if campaign in shown
+            else "a trigger or rule takes the update away"
+            for campaign, sent in writes.items()
+            if shown.get(campaign) != sent
+        }
+
+    def _tell_refused(self, refused: Mapping[int, str], written: Iterable[int]) -> None:
+        """Say once what is refused, and why: it is tried again every second."""
+        for campaign in written:
+            self._refused.pop(campaign, None)
+        for campaign, why in refused.items():
+            if self._refused.get(campaign) != why:
+                self._refused[campaign] = why
+                log.warning("campaigns.sent of campaign %d can't be written: %s; it stays due", campaign, why)
+
+    def _due_now(
+        self, connection: Connection, flush: Flush
+    ) -> tuple[set[int], list[Overwritten], dict[int, int], dict[int, int]]:
+        """Lock the counters that differ; those that somebody else has locked stay due. What is held, what somebody
+        else wrote, what is to be written, and what stands there now."""
         held: set[int] = set()
         overwritten: list[Overwritten] = []
         writes: dict[int, int] = {}
+        stands: dict[int, int] = {}
         if not flush.due:
-            return held, overwritten, writes
+            return held, overwritten, writes, stands
         rows = connection.execute(
             self._due,
             {"ids": list(flush.due), "sent": list(flush.due.values()), "lsn": lsn_text(flush.position.lsn)},
@@ -315,10 +380,10 @@ class Store:
             if not locked:
                 held.add(campaign)
                 continue
-            writes[campaign] = sent
+            writes[campaign], stands[campaign] = sent, found or 0
             if written is not None and found != written and campaign not in flush.deleted:
                 overwritten.append(Overwritten(campaign, found or 0, sent))
-        return held, overwritten, writes
+        return held, overwritten, writes, stands
 
     @staticmethod
     def _checked(connection: Connection, flush: Flush) -> Flush:

@@ -100,7 +100,8 @@ class Overwritten:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What came of a flush that committed. ``held``: campaigns whose row somebody else had locked, still due."""
+    """What came of a flush that committed. ``held``: campaigns whose row somebody else had locked, or whose counter
+    the mailer's own constraints or triggers refuse: still due."""
 
     held: frozenset[int] = frozenset()
     overwritten: tuple[Overwritten, ...] = ()
@@ -108,6 +109,17 @@ class Flushed:
     verdicts: tuple[Verdict, ...] = ()
     #: campaigns that the store knew and the state did not, with what becomes ``removed``
     raised: Mapping[int, int] = field(default_factory=dict)
+
+
+def without_corrections(flush: Flush, stands: Mapping[int, int]) -> Flush:
+    """The flush whose verdicts claim no counter that could not be written. ``stands``: what these campaigns show."""
+
+    def honest(verdict: Verdict) -> Verdict:
+        if verdict.campaign not in stands or verdict.after is None or "counter" not in verdict.after:
+            return verdict
+        return replace(verdict, after={**verdict.after, "counter": stands[verdict.campaign]}, corrected=False)
+
+    return replace(flush, verdicts=tuple(map(honest, flush.verdicts)))
 
 
 def with_raised(flush: Flush, written: Mapping[int, int]) -> tuple[Flush, Mapping[int, int]]:

@@ -129,6 +129,40 @@ def test_the_slot_moves_on_while_only_another_database_is_busy(
         )
 
 
+_REFUSING = {
+    "constraint": "ALTER TABLE campaigns ADD CHECK (sent <= 3)",
+    "trigger that raises": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.sent > 3 THEN"
+    " RAISE 'not that many'; END IF; RETURN NEW; END $$; CREATE TRIGGER f BEFORE UPDATE OF sent ON campaigns"
+    " FOR EACH ROW EXECUTE FUNCTION f()",
+    "trigger that takes it away": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " RETURN CASE WHEN NEW.sent <= 3 THEN NEW END; END $$; CREATE TRIGGER f BEFORE UPDATE OF sent ON campaigns"
+    " FOR EACH ROW EXECUTE FUNCTION f()",
+}
+
+
+@pytest.mark.parametrize("how", _REFUSING)
+def test_a_counter_that_the_mailer_refuses_holds_up_no_other(
+    mailer_db: Database, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    db = prepared(mailer_db)
+    for number, sent in ((1, 2), (2, 5), (3, 3)):
+        add_campaign(db, number, sent_rows=sent)
+    db.execute(_REFUSING[how])
+    with running(db):
+        based(db)
+        eventually(lambda: shown(db) == {1: 2, 2: 0, 3: 3})
+        said = [record.getMessage() for record in caplog.records if "can't be written" in record.getMessage()]
+        assert len(said) == 1
+        assert "campaign 2" in said[0]
+        assert "Failing row" not in said[0]
+        verdicts = "SELECT corrected, (after->>'counter')::int FROM sentstream.verdicts WHERE campaign_id = %s"
+        assert db.execute(verdicts, 2) == [(False, 0)]
+        assert db.execute(verdicts, 1) == [(True, 2)]
+        fewer = "(SELECT id FROM email_queue WHERE campaign_id = 2 LIMIT 2)"
+        db.execute(f"UPDATE email_queue SET status = 'failed' WHERE id IN {fewer}")
+        eventually(lambda: shown(db) == {1: 2, 2: 3, 3: 3})
+
+
 def test_a_locked_campaign_holds_up_no_other(mailer_db: Database) -> None:
     db = prepared(mailer_db)
     for number in (1, 2, 3):
