@@ -21,7 +21,7 @@ from .batch import MINUTE, Batch
 from .entries import CampaignChanged, CampaignDeleted, Counted, Counts, Move, Recount, Truncate, checksum
 from .flushing import Answer, Flush, Flushed, HistoryKey, HistoryKind, Overwritten, ProgressRow, Stored
 from .position import Position
-from .status import REMOVED, SENT
+from .status import NEW, REMOVED, SENT
 from .verdict import (
     BASELINE,
     COUNTER_OVERWRITTEN,
@@ -117,6 +117,8 @@ class Partition:
         self._stored: dict[int, Stored] = {}
         self._pending = _Pending()
         self._held: dict[int, float] = {}
+        #: campaigns that came with mails in their counter -> how many of these have no row, until the mailer sends
+        self._described: dict[int, int] = {}
         self._contested: set[int] = set()
         self._contested_at: dict[int, float] = {}
         self._overwritten: dict[int, Overwritten] = {}
@@ -138,6 +140,7 @@ class Partition:
         self._campaigns = dict(loaded.campaigns)
         self._pending = _Pending()
         self._held.clear()
+        self._described.clear()
         self._contested.clear()
         self._unbased_because = because
         self._rows, self._stored, self._verified, self._raised = {}, {}, {}, {}
@@ -209,6 +212,8 @@ class Partition:
                 row = rows.get(campaign)
                 if row is None:
                     row = self._meet(campaign, minute)
+                if self._described and campaign in self._described:
+                    self._restored(entry, row, minute)
                 row[entry.source] -= entry.n
                 row[entry.target] += entry.n
                 row[_MOVES] |= entry.bit
@@ -244,9 +249,23 @@ class Partition:
             removed = 0  # it is we who raised the counter, for rows that the stream is about to bring
         if removed:
             self._pending.unmet.pop(campaign, None)
+            if campaign in self._described:
+                self._described[campaign] = removed
         row = self._rows[campaign] = self._row((0, 0, 0, 0, 0), removed)
         self._note(campaign, minute, "baseline", removed)
         return row
+
+    def _restored(self, entry: Move, row: list[int], minute: int) -> None:
+        """The mailer makes campaigns without mails, and no row as `sent`: where a campaign comes with its counter and
+        then with such rows (a restore, a new key), that counter has counted them already."""
+        campaign = entry.campaign
+        if entry.source != NEW:
+            del self._described[campaign]
+        elif entry.target == SENT:
+            known = min(self._described[campaign], entry.n, row[_GONE])
+            self._described[campaign] -= known
+            row[_GONE] -= known
+            self._note(campaign, minute, "baseline", -known)
 
     def _note(self, campaign: int, minute: int, kind: HistoryKind, n: int) -> None:
         if n:
@@ -277,6 +296,8 @@ class Partition:
         before = self._campaigns.get(entry.campaign)
         if before is None:
             before = self._campaigns[entry.campaign] = Campaign(entry.name or "", "", 0, 0)
+            if entry.sent > 0 and entry.campaign not in self._rows:
+                self._described[entry.campaign] = 0
         if entry.name is not None:
             before.name = entry.name
         if before.status != entry.status:
@@ -295,7 +316,13 @@ class Partition:
 
     def _drop(self, campaign: int) -> None:
         pending = self._pending
-        stores: tuple[dict[int, Any], ...] = (self._held, self._overwritten, self._verified, self._stored)
+        stores: tuple[dict[int, Any], ...] = (
+            self._held,
+            self._overwritten,
+            self._verified,
+            self._stored,
+            self._described,
+        )
         for store in stores:
             store.pop(campaign, None)
         self._contested.discard(campaign)

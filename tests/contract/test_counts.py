@@ -172,6 +172,26 @@ def test_identity_full_gives_the_same_counts(any_mailer_db: Database, counting: 
         follows(db)
 
 
+def test_a_restore_and_a_new_key_count_nothing_twice(db: Database) -> None:
+    """The campaign comes with its counter, then come the rows that this counter has counted."""
+    db.execute("CREATE TABLE kept_campaigns AS TABLE campaigns; CREATE TABLE kept_queue AS TABLE email_queue")
+    with embedded(db):
+        at_rest(db)
+        db.execute("UPDATE kept_campaigns k SET sent = c.sent FROM campaigns c WHERE c.id = k.id")
+        db.execute("TRUNCATE campaigns, email_queue CASCADE")
+        db.execute("INSERT INTO campaigns SELECT * FROM kept_campaigns")
+        db.execute("INSERT INTO email_queue SELECT * FROM kept_queue")
+        follows(db)
+        assert shown(db) == {1: 5, 2: 7}
+        db.execute(
+            "ALTER TABLE email_queue DROP CONSTRAINT email_queue_campaign_id_fkey,"
+            " ADD FOREIGN KEY (campaign_id) REFERENCES campaigns ON DELETE CASCADE ON UPDATE CASCADE"
+        )
+        db.execute("UPDATE campaigns SET id = 77 WHERE id = 2")
+        eventually(lambda: shown(db) == {1: 5, 77: 7})
+        follows(db)
+
+
 def test_released_columns_may_be_of_any_type(any_mailer_db: Database) -> None:
     """With the lists off all columns come, such as a uuid in binary."""
     db = prepared(any_mailer_db)

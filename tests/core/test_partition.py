@@ -314,6 +314,18 @@ def test_name_status_and_to_send_follow_the_stream() -> None:
     assert state.status_changes == [(7, "running", "paused")]
 
 
+def test_rows_that_come_back_as_sent_were_counted_by_the_counter_that_stood_there() -> None:
+    """A restore, or a new key of a campaign; until the mailer sends itself."""
+    state = partition()
+    state.apply(batch(100, CampaignChanged(8, "Eight", "running", 9, 5)))
+    state.apply(batch(110, Move(8, NEW, QUEUED, 2), Move(8, NEW, SENT, 3)))
+    state.apply(batch(120, Move(8, NEW, SENT, 1)))
+    assert (counts(state)[8], state.sent(8)) == ((2, 0, 4, 0, 0, 1), 5)
+    state.apply(batch(130, Move(8, QUEUED, SENT, 1), Move(8, NEW, SENT, 1)))
+    assert (counts(state)[8], state.sent(8)) == ((1, 0, 6, 0, 0, 1), 7)
+    assert sum(n for (campaign, _, _), n in flush(state).history if campaign == 8) == 7
+
+
 def test_a_foreign_write_of_the_counter_makes_the_campaign_due_at_most_once_a_second() -> None:
     state = partition()
     state.apply(batch(100, CampaignChanged(7, None, "running", 1, 99)))
