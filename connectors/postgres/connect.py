@@ -1,8 +1,10 @@
 """Opening a session: the one way in, so that every session of ours looks the same from inside and from outside.
 
-From inside: text is UTF-8, times are ISO and UTC, and ``row_security = off``, which turns a count that a policy would
-make 0 into an error. From outside: ``application_name`` says which role of sentstream it is, and a dead peer is noticed
-within a minute (TCP keepalives) instead of never.
+From inside: text is UTF-8, times are ISO and UTC, ``row_security = off``, which turns a count that a policy would
+make 0 into an error, and no time-out but our own: those that ALTER ROLE or ALTER DATABASE set for people and
+applications would end a count, the build of an index or a session that waits, again and again. From outside:
+``application_name`` says which role of sentstream it is, and a dead peer is noticed within a minute (TCP keepalives)
+instead of never.
 
 A session that can't be opened becomes one `UnreachableError` that names host, port and database, never the password,
 and says what to do about it.
@@ -27,7 +29,19 @@ Connection = psycopg.Connection[TupleRow]
 CONNECT_TIMEOUT: Final = 10
 
 #: settings of every session; what the URL's own ``options`` say comes first and so loses against these
-SESSION: Final = {"row_security": "off", "DateStyle": "ISO", "TimeZone": "UTC"}
+SESSION: Final = {
+    "row_security": "off",
+    "DateStyle": "ISO",
+    "TimeZone": "UTC",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+}
+
+#: the one time-out that older servers don't know, and refuse a session for; from this version on it is set afterwards
+_TRANSACTION_TIMEOUT: Final = "transaction_timeout"
+_TRANSACTION_TIMEOUT_SINCE: Final = 170000
 
 #: what a URL may override: a peer that vanished is noticed after 30 + 3 * 10 seconds
 _PATIENCE: Final = {
@@ -116,9 +130,17 @@ def _open(
         "options": options,
     }
     try:
-        return psycopg.connect(url, autocommit=autocommit, **parameters)
+        conn = psycopg.connect(url, autocommit=True, **parameters)
     except psycopg.OperationalError as error:
         raise translated(error, url) from error
+    try:
+        if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE and _TRANSACTION_TIMEOUT not in (settings or {}):
+            conn.execute(f"SET {_TRANSACTION_TIMEOUT} = 0".encode())
+        conn.autocommit = autocommit
+    except psycopg.OperationalError as error:
+        conn.close()
+        raise translated(error, url) from error
+    return conn
 
 
 def _as_options(settings: Mapping[str, str]) -> list[str]:

@@ -27,6 +27,26 @@ def test_a_session_is_as_every_session_of_ours(any_pg: Database) -> None:
         assert session.autocommit
 
 
+def test_time_outs_of_the_role_are_not_ours(any_pg: Database) -> None:
+    """Those of ALTER ROLE would end what takes longer, for good; what a caller asks for holds."""
+    role = any_pg.role("LOGIN REPLICATION")
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+    names += ["transaction_timeout"] if any_pg.version >= 17 else []
+    any_pg.execute(";".join(f"ALTER ROLE {role} SET {name} = '70s'" for name in names))
+    url = any_pg.url_of(role)
+    for opened in (
+        connect.connect(url, "flush"),
+        connect.connect(url, "flush", autocommit=False),
+        connect.connect_replication(url),
+    ):
+        with opened as session:
+            assert {name: session.execute(f"SHOW {name}".encode()).fetchone() for name in names} == dict.fromkeys(
+                names, ("0",)
+            )
+    with connect.connect(url, "flush", settings=dict.fromkeys(names, "3s")) as session:
+        assert {session.execute(f"SHOW {name}".encode()).fetchone() for name in names} == {("3s",)}
+
+
 def test_options_of_the_url_stay_but_do_not_win(pg: Database) -> None:
     url = conninfo.make_conninfo(pg.url, options="-c work_mem=7MB -c row_security=on", application_name="other")
     with connect.connect(url, "flush", autocommit=False) as session:
