@@ -82,7 +82,7 @@ def _postgres(call: Call) -> Iterable[Finding]:
         write_back=settings.write_back,
     )
     with call.connect("doctor", settings={"statement_timeout": _PATIENCE, "lock_timeout": "3s"}) as conn:
-        return examine(conn, wanted, follow=settings.removed == "follow")
+        return examine(conn, wanted, follow=settings.removed == "follow", zone=settings.timezone)
 
 
 def _uses_kafka(settings: Settings) -> bool:

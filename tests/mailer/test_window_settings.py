@@ -83,6 +83,19 @@ def test_a_malformed_setting_is_an_error_that_names_it(conn: Conn, key: str, val
         read_window(conn, "public")
 
 
+def test_a_setting_that_is_no_json_is_an_error_that_names_it(conn: Conn) -> None:
+    """As in a fork whose column is a text; the transaction goes on, and what is not used may be anything."""
+    conn.execute("ALTER TABLE settings ALTER COLUMN value DROP DEFAULT, ALTER COLUMN value TYPE text USING value::text")
+    assert read_window(conn, "public") == always_open()
+    conn.execute("UPDATE settings SET value = 'Berlin' WHERE key = 'app.timezone'")
+    assert read_window(conn, "public", zone="UTC") == always_open("UTC")
+    conn.execute("UPDATE settings SET value = '08:00' WHERE key = 'app.send_time_start'")
+    with conn.transaction():
+        with pytest.raises(ConfigurationError, match=r"app\.send_time_start.*08:00.*no JSON"):
+            read_window(conn, "public", zone="UTC")
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_another_schema_and_row_factory_make_no_difference(conn: Conn) -> None:
     from psycopg.rows import dict_row
 

@@ -31,12 +31,13 @@ def examine(
     follow: bool = False,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - immutable
     checks: Sequence[Check] = CHECKS,
+    zone: str = "",
 ) -> list[Finding]:
     """All findings about the database behind ``conn`` (autocommit), in the order of the checks. Changes nothing.
 
     UnreachableError when the connection breaks meanwhile.
     """
-    target = Target(conn, wanted, look(conn, wanted), follow, thresholds)
+    target = Target(conn, wanted, look(conn, wanted), follow, thresholds, zone)
     findings: list[Finding] = []
     for check in checks:
         findings += run_check(check, target)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from connectors.mailer import catalog
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, SETTINGS, Need
+from connectors.mailer.window import read_window
 from connectors.postgres.doctor.target import Target
 from connectors.postgres.setup.names import SCHEMA, quoted
 from connectors.postgres.setup.obstacles import mailer_obstacles
+from stream.core.errors import ConfigurationError
 from stream.core.finding import Finding, critical, ok, warning
 
 #: campaigns named in a finding
@@ -27,7 +30,7 @@ def mailer_tables(target: Target) -> Iterator[Finding]:
 
 
 def mailer_extras(target: Target) -> Iterator[Finding]:
-    """What is shown beside the numbers, and the settings that say when the send window ends."""
+    """What is shown beside the numbers."""
     campaigns = target.found.tables.get(CAMPAIGNS.name)
     if campaigns is None:
         return
@@ -41,20 +44,46 @@ def mailer_extras(target: Target) -> Iterator[Finding]:
         )
     else:
         yield ok("mailer_columns", f"{table} has all columns that are shown.")
-    settings = target.rows(
-        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = %s::text AND c.relname = %s::text",
-        target.wanted.mailer_schema,
-        SETTINGS.name,
-    )
-    if settings:
-        yield ok("mailer_settings", "The mailer's settings say when its send window ends.")
-    else:
+
+
+def mailer_settings(target: Target) -> Iterator[Finding]:
+    """The settings that say when the send window ends, read as the reconciler reads them."""
+    schema = target.wanted.mailer_schema
+    table = quoted(schema, SETTINGS.name)
+    columns = [
+        row["name"]
+        for row in target.rows(
+            "SELECT a.attname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+            "WHERE n.nspname = %s::text AND c.relname = %s::text",
+            schema,
+            SETTINGS.name,
+        )
+    ]
+    missing = [name for name in SETTINGS.names() if name not in columns]
+    if not columns:
+        what = f"There is no table {table}: its pauses can't be foreseen."
+        yield warning("mailer_settings", what, "Check MAILER_SCHEMA.")
+    elif missing:
         yield warning(
             "mailer_settings",
-            f"There is no table {quoted(target.wanted.mailer_schema, SETTINGS.name)}: its pauses can't be foreseen.",
-            "Check MAILER_SCHEMA.",
+            f"{table} has no column {', '.join(missing)}: its pauses can't be foreseen.",
+            "Check MAILER_SCHEMA, and whether this is the mailer's table.",
         )
+    elif not catalog.is_readable(target.conn, schema, SETTINGS):
+        user = quoted(target.found.user)
+        yield warning(
+            "mailer_settings",
+            f"Role {user} may not read {table}: its pauses can't be foreseen.",
+            f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {user}; GRANT SELECT ON {table} TO {user};",
+        )
+    else:
+        try:
+            window = read_window(target.conn, schema, zone=target.zone)
+        except ConfigurationError as error:
+            yield warning("mailer_settings", error.what, error.fix)
+        else:
+            yield ok("mailer_settings", f"The mailer's settings say when it sends: {window}.")
 
 
 def counters_above(target: Target) -> Iterator[Finding]:
@@ -197,6 +226,7 @@ def statements_of_others(target: Target) -> Iterator[Finding]:
 CHECKS = (
     mailer_tables,
     mailer_extras,
+    mailer_settings,
     counters_above,
     other_writers,
     counter_overwritten,

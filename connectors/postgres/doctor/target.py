@@ -27,13 +27,15 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A database to examine. ``conn`` is in autocommit mode; ``follow``: policy REMOVED=follow."""
+    """A database to examine. ``conn`` is in autocommit mode; ``follow``: policy REMOVED=follow; ``zone``: our
+    TIMEZONE, if it is set."""
 
     conn: psycopg.Connection[Any]
     wanted: Wanted
     found: Found
     follow: bool = False
     thresholds: Thresholds = Thresholds()
+    zone: str = ""
 
     def rows(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         """The rows of a query, by column name."""
