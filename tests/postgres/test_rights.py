@@ -158,3 +158,4 @@ def test_a_missing_right_is_said_with_its_fix(mailer_db: Database) -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "denied" in done.stderr
+    assert "`sentstream doctor`" in done.stderr
