@@ -29,6 +29,8 @@ Connection = psycopg.Connection[Any]
 _PAGE: Final = 50
 #: seconds in which a stream that is neither behind nor down has answered
 INTERIM_AFTER: Final = 2.0
+#: numbers of runs are bigints: there is no run beyond
+_MOST_RUNS: Final = (1 << 63) - 1
 
 _RUN_COLUMNS = """
 run_id, trigger, also, requested_by, status, started_at, lsn::text, snapshot, rebase, epoch, removed_policy, version,
@@ -103,7 +105,7 @@ def read_runs(
 def read_report(conn: Connection, run_id: int) -> Report:
     """A run with its verdicts and answers; of an open run as far as it has got: what a stream that is behind or down
     has not answered after `INTERIM_AFTER` is not comparable for now. NoRunError."""
-    reports = read_reports(conn, [run_id])
+    reports = read_reports(conn, [run_id]) if abs(run_id) <= _MOST_RUNS else []
     if not reports:
         raise NoRunError(f"There is no run {run_id}.", "`sentstream report list` shows those there are.")
     (report,) = reports

@@ -174,6 +174,8 @@ def test_without_a_stream_nothing_is_settled(db: Database, conn: Connection) -> 
 def test_an_unknown_run_is_an_error_with_a_fix(conn: Connection) -> None:
     with pytest.raises(reports.NoRunError, match=r"There is no run 99\. `sentstream report list`"):
         reports.read_report(conn, 99)
+    with pytest.raises(reports.NoRunError, match=r"There is no run 9{20}"):
+        reports.read_report(conn, int("9" * 20))
     with pytest.raises(reports.NoRunError):
         reports.is_settled(conn, 99)
 
