@@ -282,6 +282,11 @@ def _translated(conn: Connection, mailer_schema: str, limits: Limits) -> Iterato
         raise PreconditionError(
             f"Not counted: {_first_line(error)}.", "Run `sentstream setup`, and check MAILER_SCHEMA."
         ) from None
+    except errors.ReadOnlySqlTransaction:
+        raise PreconditionError(
+            "Not counted: the session is read-only (default_transaction_read_only, or the server is a standby).",
+            "`sentstream doctor` says which of them it is, with the statement that lets us write.",
+        ) from None
     except errors.InsufficientPrivilege as error:
         raise PreconditionError(
             f"Not counted: {_first_line(error)}.",

@@ -12,6 +12,7 @@ from connectors.postgres.doctor.examine import run_check
 from connectors.postgres.doctor.mailer import counters_above
 from connectors.postgres.doctor.target import Target
 from connectors.postgres.setup import look
+from stream.core.errors import PreconditionError
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     differences,
@@ -23,6 +24,7 @@ from tests.postgres.preparing import (
     run_fix,
     wanted,
 )
+from tests.postgres.running import count
 from tests.postgres.test_setup_conformance import CHANGES
 
 #: what a private server shows in any state: its configuration has no limit for slots
@@ -148,6 +150,26 @@ def test_columns_and_settings_that_only_show(mailer_db: Database) -> None:
     assert findings(mailer_db)["mailer_columns"].severity == "warning"
 
 
+def test_settings_that_do_not_say_when_the_window_ends(mailer_db: Database) -> None:
+    db = mailer_db
+    role = db.role("LOGIN REPLICATION")
+    prepare(db, role=role)
+    assert found(db, user=role) == set()
+    db.execute("""UPDATE settings SET value = '"noon"' WHERE key = 'app.send_time_end'""")
+    finding = findings(db)["mailer_settings"]
+    assert finding.severity == "warning"
+    assert "app.send_time_end" in finding.finding
+    assert "HH:MM" in finding.fix
+    db.execute("""UPDATE settings SET value = '"17:30"' WHERE key = 'app.send_time_end'""")
+    db.execute("ALTER TABLE settings ENABLE ROW LEVEL SECURITY")
+    assert found(db) == set()
+    cured(db, "mailer_settings", user=role)
+    db.execute(f"REVOKE SELECT ON settings FROM {role}")
+    cured(db, "mailer_settings", user=role)
+    db.execute("ALTER TABLE settings DROP COLUMN value")
+    assert "no column value" in findings(db)["mailer_settings"].finding
+
+
 def test_row_security_that_hides_rows(mailer_db: Database) -> None:
     db = mailer_db
     role = db.role("LOGIN REPLICATION")
@@ -160,6 +182,36 @@ def test_row_security_that_hides_rows(mailer_db: Database) -> None:
         conn.execute("SELECT count(*) FROM email_queue")
     cured(db, "row_security", user=role)
     assert found(db, user=role) == set()
+
+
+def test_a_role_and_a_database_that_may_only_read(mailer_db: Database) -> None:
+    db = mailer_db
+    role = db.role("LOGIN REPLICATION")
+    prepare(db, role=role)
+    db.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    db.execute(f"ALTER ROLE {role} IN DATABASE {db.name} SET default_transaction_read_only = on")
+    assert found(db) == set()
+    assert findings(db, user=role)["default_transaction_read_only"].severity == "critical"
+    with db.connect(user=role) as conn, pytest.raises(PreconditionError, match=r"read-only.*sentstream doctor"):
+        count(conn)
+    cured(db, "default_transaction_read_only", user=role)
+    db.execute(f"ALTER DATABASE {db.name} SET default_transaction_read_only = on")
+    fix = findings(db)["default_transaction_read_only"].fix
+    with db.connect() as conn:
+        conn.execute("SET default_transaction_read_only = off")
+        conn.execute(fix.encode())
+    assert found(db) == set()
+
+
+def test_a_database_without_an_encoding(pg: Database) -> None:
+    name = f"{pg.name}_ascii"
+    pg.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'")
+    try:
+        finding = findings(Database(pg.server, name))["server_encoding"]
+        assert finding.severity == "warning"
+        assert "not UTF-8" in finding.finding
+    finally:
+        pg.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_role_without_rights(mailer_db: Database) -> None:

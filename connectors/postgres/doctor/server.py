@@ -32,6 +32,51 @@ def server_standby(target: Target) -> Iterator[Finding]:
         yield ok("server_standby", "The server is a primary.")
 
 
+def read_only(target: Target) -> Iterator[Finding]:
+    """Set for the role or the database it would keep us from writing what we count."""
+    if target.setting("default_transaction_read_only") != "on":
+        yield ok("default_transaction_read_only", "Our sessions may write.")
+        return
+    user, database = quoted(target.found.user), quoted(target.found.database)
+    rows = target.rows(
+        """
+        SELECT s.setrole <> 0 AS of_role, s.setdatabase <> 0 AS of_database FROM pg_db_role_setting s
+        WHERE s.setrole IN (0, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user))
+          AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+          AND EXISTS (SELECT FROM unnest(s.setconfig) c WHERE c ILIKE 'default_transaction_read_only=%')
+        ORDER BY of_role DESC, of_database DESC
+        """
+    )
+    reset = []
+    for row in rows:
+        whole = f"DATABASE {database}" if row["of_database"] else "ROLE ALL"
+        where = f" IN DATABASE {database}" if row["of_database"] else ""
+        reset.append(f"ROLE {user}{where}" if row["of_role"] else whole)
+    yield critical(
+        "default_transaction_read_only",
+        f"default_transaction_read_only is on for role {user} in database {database}: nothing can be written, neither "
+        "counters nor recounts.",
+        " ".join(f"ALTER {words} RESET default_transaction_read_only;" for words in reset)
+        or "ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf(); -- or see the options in "
+        "DATABASE_URL and PGOPTIONS",
+    )
+
+
+def encoding(target: Target) -> Iterator[Finding]:
+    """SQL_ASCII is no encoding at all: any bytes are taken, and sent as they are."""
+    (found,) = target.rows("SELECT current_setting('server_encoding') AS name")
+    if found["name"] != "SQL_ASCII":
+        yield ok("server_encoding", f"The database's encoding is {found['name']}.")
+        return
+    yield warning(
+        "server_encoding",
+        f"The encoding of database {quoted(target.found.database)} is SQL_ASCII, which checks nothing: names of "
+        "campaigns and other texts that are not UTF-8 can't be read.",
+        "Dump the database, convert the dump to UTF-8, and restore it into one made WITH ENCODING 'UTF8' TEMPLATE "
+        "template0.",
+    )
+
+
 def wal_level(target: Target) -> Iterator[Finding]:
     """Without it no logical decoding."""
     if target.found.wal_level != "logical":
@@ -162,6 +207,8 @@ def _with_names(value: str, names: list[str]) -> str:
 CHECKS = (
     server_version,
     server_standby,
+    read_only,
+    encoding,
     wal_level,
     slots_left,
     senders_left,
