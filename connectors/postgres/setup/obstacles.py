@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, needed
+from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, Column, needed
 from connectors.postgres.setup.facts import Found, Slot, Table, Wanted, mode
 from connectors.postgres.setup.names import (
     IDENTITY_COLUMNS,
@@ -176,7 +176,7 @@ def _columns(wanted: Wanted, table: Table) -> Iterator[Obstacle]:
             yield Obstacle(
                 "column_type",
                 f"{name}.{column.name} is of type {kind}; it can be counted as {', '.join(column.types)}.",
-                f"ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} TYPE {column.types[0]};",
+                _retyped(name, column, kind),
                 "owner",
             )
         if table.name == EMAIL_QUEUE.name and not not_null:
@@ -186,6 +186,13 @@ def _columns(wanted: Wanted, table: Table) -> Iterator[Obstacle]:
                 f"ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} SET NOT NULL;",
                 "owner",
             )
+
+
+def _retyped(table: str, column: Column, kind: str) -> str:
+    """SQL where a cast exists and loses nothing that a counter has; words where a person has to decide."""
+    if "int4" in column.types and kind in ("numeric", "float4", "float8"):
+        return f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} TYPE bigint;"
+    return "Give it one of these types, if this is the mailer's table at all; is MAILER_SCHEMA right?"
 
 
 def _own_schema(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
