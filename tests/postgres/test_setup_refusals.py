@@ -119,6 +119,12 @@ def test_campaigns_with_another_identity(mailer_db: Database, kind: str) -> None
     mailer_works(mailer_db)
 
 
+def test_a_campaign_whose_id_is_too_large(mailer_db: Database) -> None:
+    mailer_db.execute("ALTER TABLE campaigns ALTER COLUMN id TYPE bigint")
+    mailer_db.execute("INSERT INTO campaigns (id, name) VALUES (5000000000, 'far')")
+    assert "5000000000" in refuse(mailer_db, "campaign_id_large").what
+
+
 @pytest.mark.parametrize("key", ["", "PRIMARY KEY (name, id)"])
 def test_campaigns_without_its_own_key(mailer_db: Database, key: str) -> None:
     mailer_db.execute("ALTER TABLE campaigns DROP CONSTRAINT campaigns_pkey CASCADE")

@@ -126,6 +126,7 @@ class Found:
     tables: Mapping[str, Table]
     elsewhere: tuple[str, ...]
     bad_statuses: tuple[tuple[str, int], ...]
+    largest_id: int
     index: Index | None
     publication: Publication | None
     conflicts: tuple[Conflict, ...]

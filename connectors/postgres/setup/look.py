@@ -39,6 +39,7 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         tables=tables,
         elsewhere=_elsewhere(conn, wanted.mailer_schema),
         bad_statuses=_bad_statuses(conn, wanted.mailer_schema, tables) if wanted.owns else (),
+        largest_id=_largest_id(conn, wanted.mailer_schema, tables) if wanted.owns else 0,
         index=_index(conn, wanted.mailer_schema),
         publication=_publication(conn, wanted.publication),
         conflicts=_conflicts(conn, wanted),
@@ -165,6 +166,18 @@ def _elsewhere(conn: psycopg.Connection[Any], schema: str) -> tuple[str, ...]:
         (EMAIL_QUEUE.name, schema, CAMPAIGNS.name),
     )
     return tuple(row["name"] for row in rows)
+
+
+def _largest_id(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]) -> int:
+    """Of the campaigns; 0 where none can be beyond what is counted, and where the table can't be read."""
+    campaigns = tables.get(CAMPAIGNS.name)
+    if campaigns is None or campaigns.columns.get("id", ("",))[0] != "int8":
+        return 0
+    try:
+        (row,) = _all(conn, f"SELECT coalesce(max(id), 0) AS id FROM {quoted(schema, CAMPAIGNS.name)}", ())  # noqa: S608
+    except psycopg.errors.InsufficientPrivilege:
+        return 0
+    return int(row["id"])
 
 
 def _bad_statuses(

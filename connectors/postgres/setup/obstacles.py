@@ -25,6 +25,8 @@ from stream.core.status import STATUSES
 
 #: publications with column lists and row filters, UNIQUE NULLS, security_invoker: all begin here
 OLDEST_SERVER: Final = 15
+#: campaigns are counted by `integer`, as the mailer's own schema has them
+LARGEST_ID: Final = 2**31 - 1
 #: in the way only of one who has something to make or change there
 OF_OWNERS: Final = frozenset({"owner_right", "schema_owner", "publication_owner"})
 
@@ -89,6 +91,14 @@ def mailer_obstacles(found: Found, wanted: Wanted) -> Iterator[Obstacle]:
             f"{quoted(wanted.mailer_schema, EMAIL_QUEUE.name)} has rows whose status is none of {', '.join(STATUSES)}: "
             f"{shown}.",
             "Give these rows one of the five statuses, or delete them.",
+            "owner",
+        )
+    if found.largest_id > LARGEST_ID:
+        yield Obstacle(
+            "campaign_id_large",
+            f"{quoted(wanted.mailer_schema, CAMPAIGNS.name)} has an id of {found.largest_id}; ids up to {LARGEST_ID} "
+            "can be counted.",
+            "Give the campaigns beyond it smaller ids: the mailer's own are integers.",
             "owner",
         )
     campaigns = found.tables.get(CAMPAIGNS.name)
