@@ -200,6 +200,15 @@ def test_a_publication_of_others_that_goes_with_our_identity(mailer_db: Database
     assert "publication_conflict" in obstacle_codes(db, identity="full")
 
 
+def test_a_publication_of_others_for_all_tables_is_named_before_our_schema_goes_out_with_it(
+    mailer_db: Database,
+) -> None:
+    mailer_db.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    assert any("everything is FOR ALL TABLES" in note for note in missing(mailer_db).notes)
+    prepare(mailer_db)
+    assert not any("FOR ALL TABLES" in note for note in missing(mailer_db).notes)
+
+
 def test_something_else_has_the_name_of_the_index(mailer_db: Database) -> None:
     mailer_db.execute("CREATE INDEX email_queue_sentstream ON email_queue (status)")
     cured(mailer_db, refuse(mailer_db, "index_foreign"))

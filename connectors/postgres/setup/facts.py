@@ -130,6 +130,7 @@ class Found:
     index: Index | None
     publication: Publication | None
     conflicts: tuple[Conflict, ...]
+    taking_all: tuple[str, ...]
     slot: Slot | None
     differences: tuple[Difference, ...]
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)

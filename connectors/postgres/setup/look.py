@@ -43,6 +43,7 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         index=_index(conn, wanted.mailer_schema),
         publication=_publication(conn, wanted.publication),
         conflicts=_conflicts(conn, wanted),
+        taking_all=tuple(row["name"] for row in _all(conn, _TAKING_ALL, (wanted.publication,))),
         slot=_slot(conn, wanted.slot, countable_from(conn) if state else None),
         differences=tuple(check(conn, wanted.publication, wanted.mailer_schema)),
         roles=roles,
@@ -125,6 +126,10 @@ JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespa
 WHERE n.nspname = %s::text AND c.relname = %s::text AND b.pubname <> %s::text AND (b.pubupdate OR b.pubdelete)
   AND (r.prattrs IS NOT NULL OR r.prqual IS NOT NULL)
 ORDER BY 1
+"""
+
+_TAKING_ALL = """
+SELECT pubname::text AS name FROM pg_publication WHERE puballtables AND pubname <> %s::text ORDER BY 1
 """
 
 _SLOT = """

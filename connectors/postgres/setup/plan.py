@@ -319,6 +319,13 @@ def _notes(found: Found, wanted: Wanted) -> Iterator[str]:
         if exists and not replicates and wanted.owns:
             fix = f"ALTER ROLE {quoted(role)} REPLICATION;"
             yield f"Role {quoted(role)} lacks REPLICATION, which an administrator has to give: {fix}"
+    if found.schema_version is None and wanted.owns:
+        for publication in found.taking_all:
+            yield (
+                f"Publication {quoted(publication)} is FOR ALL TABLES: the tables of schema {SCHEMA} go out with it, and "
+                "a subscriber that lacks them stops. Make them there first (`sentstream setup --dry-run` prints them), "
+                "or give that publication a list of tables."
+            )
     if wanted.release and wanted.owns:
         yield "Column lists are off: after the mailer's migration run `sentstream setup` to put them back."
     slot = found.slot
