@@ -322,8 +322,8 @@ def _notes(found: Found, wanted: Wanted) -> Iterator[str]:
     if found.schema_version is None and wanted.owns:
         for publication in found.taking_all:
             yield (
-                f"Publication {quoted(publication)} is FOR ALL TABLES: the tables of schema {SCHEMA} go out with it, and "
-                "a subscriber that lacks them stops. Make them there first (`sentstream setup --dry-run` prints them), "
+                f"Publication {quoted(publication)} is FOR ALL TABLES: the tables of schema {SCHEMA} go out with it, "
+                "and a subscriber that lacks them stops. Make them there first (`setup --dry-run` prints them), "
                 "or give that publication a list of tables."
             )
     if wanted.release and wanted.owns:
