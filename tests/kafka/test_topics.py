@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
+from connectors.child import free_port
 from connectors.kafka.broker import QUICK_START, PrivateKafka
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
 from connectors.kafka.lag import LagReader
+from connectors.kafka.living import living_campaigns
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, brokers_of, check, ensure, plan, require, resolved
 from stream.core.batch import Batch
@@ -112,6 +115,19 @@ def test_a_broker_that_does_not_answer_is_said_in_one_line() -> None:
     with pytest.raises(UnreachableError) as caught:
         Cluster(("127.0.0.1:1",)).admin(timeout=1)
     assert "127.0.0.1:1" in str(caught.value)
+
+
+def test_reading_the_topic_of_progress_ends_without_a_broker_without_patience_and_when_nobody_waits() -> None:
+    nobody = Cluster((f"127.0.0.1:{free_port()}",))
+    with pytest.raises(UnreachableError):
+        living_campaigns(nobody, "any.progress", 0, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        cluster = Cluster((f"127.0.0.1:{silent.getsockname()[1]}",))
+        for bounds in ({"patience": 0.3}, {"give_up": lambda: True}):
+            began = time.monotonic()
+            with pytest.raises(SentstreamError):
+                living_campaigns(cluster, "any.progress", 0, 1, **bounds)
+            assert time.monotonic() - began < 10
 
 
 # ---- security -------------------------------------------------------------------------------------------------------
