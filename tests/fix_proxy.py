@@ -39,7 +39,7 @@ class Proxy:
         self._flowing.set()
         self._refusing = False
         self._closed = False
-        #: bytes passed on so far: to the server, and back
+        #: bytes that came to be passed on so far: to the server, and back
         self.sent = 0
         self.answered = 0
         #: connections accepted so far
@@ -129,12 +129,12 @@ class Proxy:
                 while not self._flowing.wait(0.1) and not pair.aborted:
                     pass
                 passing, cut = self._through_trap(data, answers)
-                if not pair.pass_on(passing, target):
-                    return
-                if answers:
+                if answers:  # before they are passed on: whoever has them may look
                     self.answered += len(passing)
                 else:
                     self.sent += len(passing)
+                if not pair.pass_on(passing, target):
+                    return
                 if cut:
                     self.cut()
                     return

@@ -36,8 +36,9 @@ def counting(request: pytest.FixtureRequest) -> Counting:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Over Kafka on one version of PostgreSQL; on the others only in ``make test-all``."""
+    """Over Kafka on one version of PostgreSQL and one identity; the others only in ``make test-all``."""
     for item in items:
         name = item.name
-        if "[kafka" in name and "pg" in name and f"pg{default_version()}" not in name:
+        other = "pg" in name and f"pg{default_version()}" not in name
+        if "[kafka" in name and (other or name.startswith("test_identity_full")):
             item.add_marker(pytest.mark.slow)

@@ -64,6 +64,7 @@ def test_acknowledged_records_survive_a_kill_and_a_pause(private_kafka: PrivateK
     assert _read(private_kafka, "kept", 1, 3) == [b"before", b"after", b"held"]
 
 
+@pytest.mark.slow  # tests/kafka/test_topics.py and test_secured.py log in, too
 def test_users_must_log_in() -> None:
     with PrivateKafka(users={"app": "hunter2"}, jvm=QUICK_START) as server:
         _create(server, "closed")

@@ -43,6 +43,7 @@ def running_release(home: Path, db: Database) -> Iterator[None]:
         )
 
 
+@pytest.mark.slow
 def test_to_the_next_release_and_back(mailer_db: Database, tmp_path: Path) -> None:
     db = prepared(mailer_db)
     home = next_release(tmp_path)

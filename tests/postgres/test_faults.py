@@ -108,7 +108,18 @@ def watched(db: Database) -> Database:
     return db
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if not place.endswith("_send")])
+#: of the steps that follow one another without another effect between them one is enough for every day
+_ALSO = ("before_apply", "after_swap", "after_confirm")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=pytest.mark.slow) if place in _ALSO else place
+        for place in PLACES
+        if not place.endswith("_send")
+    ],
+)
 def test_kill_9_at_every_step(mailer_db: Database, tmp_path: Path, place: str) -> None:
     db = watched(mailer_db)
     with sentstream(db, tmp_path / "1.log"):

@@ -244,7 +244,7 @@ def test_a_stream_that_catches_up_never_shows_an_older_number(db: Database, conn
     assert (watching.seen[0], watching.seen[-1]) == (300, 307)
     (answer,) = reports.read_report(conn, run.run_id).answers
     assert answer.conclusive is False
-    assert "older than what the reader remembers" in str(answer.reason)
+    assert "before this reader started" in str(answer.reason)
 
 
 def test_a_stream_that_was_only_behind_brings_the_real_verdict(db: Database, conn: Connection) -> None:
