@@ -176,7 +176,7 @@ class Session:
                     if partition.apply(batch) is Outcome.NEW_EPOCH:
                         raise FencedError("a newer epoch began.")
                 changes, partition.status_changes = partition.status_changes, []
-                wake = self._waiting().dirty
+                wake = partition.dirty or self._arrived
                 unbased = not partition.based
             if wake:
                 self._work.set()
@@ -220,13 +220,19 @@ class Session:
                 self._failure = error
             self._ended.set()
 
+    @property
+    def _arrived(self) -> bool:
+        """Whether all that there was at the opening is read, and not written yet. That is as good as a change: whoever
+        looks at a fresh start, and `run --once`, waits for it."""
+        return self.written.lsn < (self.opened_at or 0) <= self._partition.position.lsn
+
     def _waiting(self) -> Waiting:
-        """What waits to be written. To have read all that there was at the opening is as good as a change: whoever
-        looks at a fresh start, and `run --once`, waits for that."""
-        partition, written = self._partition, self.written
-        arrived = written.lsn < (self.opened_at or 0) <= partition.position.lsn
+        partition = self._partition
         return Waiting(
-            partition.dirty or arrived, partition.position != written, partition.due_at(), self._reader.behind
+            partition.dirty or self._arrived,
+            partition.position != self.written,
+            partition.due_at(),
+            self._reader.behind,
         )
 
     def _flush(self, connection: psycopg.Connection[Any]) -> None:
