@@ -54,12 +54,17 @@ def test_check_says_what_is_missing_and_what_comes_next(sentstream: Terminal) ->
     assert "in place" in sentstream.out
 
 
-def test_check_says_no_more_than_it_knows_where_kafka_does_not_answer(
-    sentstream: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def nobody(sentstream: Terminal, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """PostgreSQL is set up; the options that name a broker where none listens."""
     patience(monkeypatch)
     assert sentstream("setup") == 0
-    nobody = ("--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}")
+    return "--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}"
+
+
+def test_check_says_no_more_than_it_knows_where_kafka_does_not_answer(
+    sentstream: Terminal, nobody: tuple[str, str]
+) -> None:
     assert sentstream("setup", "--check", *nobody) == 3
     assert sentstream.out == "What setup makes in PostgreSQL is in place.\n"
     (line,) = sentstream.err.splitlines()
@@ -71,11 +76,8 @@ def test_check_says_no_more_than_it_knows_where_kafka_does_not_answer(
 
 
 def test_doctor_says_that_kafka_does_not_answer_and_its_client_says_nothing(
-    sentstream: Terminal, monkeypatch: pytest.MonkeyPatch
+    sentstream: Terminal, nobody: tuple[str, str]
 ) -> None:
-    patience(monkeypatch)
-    assert sentstream("setup") == 0
-    nobody = ("--kafka-bootstrap-servers", f"127.0.0.1:{free_port()}")
     assert sentstream("doctor", "--quiet", *nobody) == 1
     assert "kafka_reachable" in sentstream.out
     assert sentstream.err == ""
