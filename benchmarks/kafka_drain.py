@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.debezium import Debezium
 from benchmarks.drain import _GENERATE, _again, _memory, _recvlogical
 from benchmarks.scene import Scene, report, scene, until
-from connectors.kafka.broker import PrivateKafka
 from connectors.kafka.topics import ensure
-from stream.settings import Settings
+from stream.config.settings import Settings
+from stream.demo.private_kafka import PrivateKafka
 
 _runs = itertools.count(1)
 

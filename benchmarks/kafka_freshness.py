@@ -14,7 +14,7 @@ import sys
 from benchmarks.debezium import Debezium
 from benchmarks.freshness import measure
 from benchmarks.scene import report
-from connectors.kafka.broker import PrivateKafka
+from stream.demo.private_kafka import PrivateKafka
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.scene import report, scene
 from connectors.postgres.connect import connect
-from connectors.postgres.recount import Limits, request
+from connectors.postgres.store.recount import Limits, request
 
 _SEND = "UPDATE email_queue SET status = 'sent', sent_at = now() WHERE id = (SELECT nextval('bench_ids'));\n"
 _NAIVE = "SELECT campaign_id, status, count(*) FROM email_queue GROUP BY 1, 2"

@@ -16,8 +16,8 @@ from typing import Any
 
 from connectors.mailer.tables import schema_sql
 from connectors.postgres.connect import Connection, connect
-from connectors.postgres.server import PrivateServer
 from connectors.postgres.setup import Wanted, set_up
+from stream.demo.private_postgres import PrivateServer
 
 DEADLINE = 300.0
 

@@ -39,8 +39,8 @@ sys.path.insert(0, str(ROOT))
 
 from connectors.mailer.tables import schema_sql  # noqa: E402
 from connectors.postgres.connect import connect  # noqa: E402
-from connectors.postgres.server import PrivateServer, default_installation  # noqa: E402
 from connectors.postgres.setup import Wanted, set_up  # noqa: E402
+from stream.demo.private_postgres import PrivateServer, default_installation  # noqa: E402
 
 _AS_OF = re.compile(rb'"as_of":"([^"]+)"')
 FILL = """
@@ -136,7 +136,7 @@ def measure(url: str, pid: int, http: str, clients: int, given: argparse.Namespa
         )
         time.sleep(3)
     counting = psutil.Process(pid)
-    serving = next(it for it in counting.children() if "stream.web.child" in it.cmdline())
+    serving = next(it for it in counting.children() if "stream.web.child_main" in it.cmdline())
     written: list[int] = []
     writer = threading.Thread(target=write, args=(url, given.rate, given.campaigns, stop, written))
     writer.start()

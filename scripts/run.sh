@@ -17,6 +17,6 @@ set -- sh -c '
     exit $status
 ' "$sentstream"
 if [ -n "${KAFKA:-}" ] && [ -z "${SENTSTREAM_KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
-    set -- .venv/bin/python -m connectors.kafka.broker "$@"
+    set -- .venv/bin/python -m stream.demo.private_kafka "$@"
 fi
 exec "$@"

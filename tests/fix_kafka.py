@@ -26,8 +26,8 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from connectors.child import free_port
-from connectors.kafka.broker import KAFKA_VERSION, QUICK_START, PrivateKafka
+from stream.demo.child_process import free_port
+from stream.demo.private_kafka import KAFKA_VERSION, QUICK_START, PrivateKafka
 from tests.fix_postgres import docker_answers
 
 ADDRESS = os.environ.get("SENTSTREAM_TEST_KAFKA", "")

@@ -40,13 +40,7 @@ from psycopg import conninfo, sql
 
 from connectors.mailer.tables import schema_sql
 from connectors.postgres import connect
-from connectors.postgres.server import (
-    SETTINGS,
-    Installation,
-    PrivateServer,
-    default_installation,
-    find_installations,
-)
+from stream.demo.private_postgres import SETTINGS, Installation, PrivateServer, default_installation, find_installations
 
 ADDRESS = os.environ.get("SENTSTREAM_TEST_DATABASE_URL", "")
 

@@ -18,16 +18,7 @@ from typing import Any, Final
 import orjson
 
 from stream.core.batch import Batch
-from stream.core.entries import (
-    CampaignChanged,
-    CampaignDeleted,
-    Counted,
-    Entry,
-    Move,
-    Placed,
-    Recount,
-    Truncate,
-)
+from stream.core.entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Placed, Recount, Truncate
 from stream.core.epoch import KafkaEnd
 from stream.core.errors import PoisonError
 from stream.core.position import Position, lsn_text, parse_lsn

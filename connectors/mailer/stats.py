@@ -16,13 +16,7 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row, tuple_row
 
 from connectors.mailer import catalog
-from connectors.mailer.tables import (
-    AZURE_MESSAGE_TRACKING,
-    CAMPAIGN_VIEWS,
-    CAMPAIGNS,
-    LINK_CLICKS,
-    Table,
-)
+from connectors.mailer.tables import AZURE_MESSAGE_TRACKING, CAMPAIGN_VIEWS, CAMPAIGNS, LINK_CLICKS, Table
 
 
 @dataclass(frozen=True, slots=True)

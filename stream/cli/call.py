@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import psycopg
     from rich.console import Console
 
-    from stream.config import Settings, Sources
+    from stream.config.sources import Settings, Sources
 
 #: a wider one would leave no room for the words beside it at 80 columns
 LONGEST_METAVAR: Final = 20
@@ -72,8 +72,8 @@ class Call:
     @cached_property
     def settings(self) -> Settings:
         """The settings in force; logging is set up by them. ConfigurationError where one is wrong."""
-        from stream import logs
-        from stream.config import load
+        from stream.config.sources import load
+        from stream.service import logs
 
         settings = load(self.flags, config=self.config)
         level = settings.log_level
@@ -87,7 +87,7 @@ class Call:
     @property
     def sources(self) -> Sources:
         """Where the settings came from, to read them again on SIGHUP."""
-        from stream.config import Sources, find_file
+        from stream.config.sources import Sources, find_file
 
         return Sources(self.flags, find_file(self.config))
 
@@ -179,7 +179,7 @@ def json_text(value: object) -> str:
 
 def report_error(error: BaseException, words: Sequence[str]) -> int:
     """Print ``error`` on standard error, as one line with its fix, masked; its exit code. ``-vv``: with a traceback."""
-    from stream.settings_values import mask_secrets
+    from stream.config.values import mask_secrets
 
     if "-vv" in words or sum(word in ("-v", "--verbose") for word in words) > 1:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -218,7 +218,7 @@ def _common() -> Iterable[inspect.Parameter]:
 
 def _settings(shows: Collection[str] | Literal["all"]) -> Iterable[inspect.Parameter]:
     """A flag for each setting. Values stay text: `stream.config` reads them, with the same words for an error."""
-    from stream.settings import flag_name, setting_choices, setting_group, setting_kind, setting_text
+    from stream.config.settings import flag_name, setting_choices, setting_group, setting_kind, setting_text
 
     for name in _setting_names():
         shown = shows == "all" or name in shows or name == "database_url"
@@ -237,7 +237,7 @@ def _settings(shows: Collection[str] | Literal["all"]) -> Iterable[inspect.Param
 
 
 def _setting_names() -> tuple[str, ...]:
-    from stream.settings import setting_names
+    from stream.config.settings import setting_names
 
     return setting_names()
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from stream.cli.call import Call, command
-from stream.config import unknown_variables
-from stream.settings import GROUPS, is_reloadable, setting_group, setting_names
+from stream.config.settings import GROUPS, is_reloadable, setting_group, setting_names
+from stream.config.sources import unknown_variables
 
 app = typer.Typer()
 

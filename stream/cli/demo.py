@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psycopg
 import typer
 
-from connectors import child
-from connectors.mailer.simulator.history import lay_history
 from connectors.mailer.tables import schema_sql
 from connectors.postgres.connect import connect
-from connectors.postgres.server import PrivateServer
+from connectors.postgres.queries.status import read_status
 from connectors.postgres.setup import Wanted, set_up
-from connectors.postgres.status import read_status
 from stream.cli import words
 from stream.cli.call import Call, command
 from stream.cli.watch import EVERY, Watcher, follow, until_stopped
-from stream.config import Settings, child_environment
+from stream.config.sources import Settings, child_environment
+from stream.config.values import parse_duration, split_address, split_list
 from stream.core.errors import ConfigurationError, SentstreamError
 from stream.core.position import parse_lsn
-from stream.settings_values import parse_duration, split_address, split_list
+from stream.demo import child_process
+from stream.demo.mailer.history import lay_history
+from stream.demo.private_postgres import PrivateServer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ class Part:
     """A child process of the demo, and where it logs."""
 
     name: str
-    process: child.Child
+    process: child_process.Child
     log: Path
 
 
@@ -159,7 +159,7 @@ def _prepare(server: PrivateServer, settings: Settings) -> None:
 
 def _broker(call: Call, closing: ExitStack) -> tuple[str, ...]:
     with _step(call.err, "Kafka (the first time its packages are fetched)"):
-        from connectors.kafka.broker import PrivateKafka
+        from stream.demo.private_kafka import PrivateKafka
 
         broker = closing.enter_context(PrivateKafka())
     return split_list(broker.bootstrap)
@@ -170,7 +170,7 @@ def _run_command() -> list[str]:
 
 
 def _mailer_command(settings: Settings) -> list[str]:
-    return [sys.executable, "-m", "connectors.mailer.simulator", "--database-url", settings.database_url]
+    return [sys.executable, "-m", "stream.demo.mailer", "--database-url", settings.database_url]
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def _part(name: str, argv: list[str], directory: Path, settings: Settings) -> It
     empty.touch()
     environment: Mapping[str, str] = child_environment(settings, config=empty)
     output = directory / f"{name}.log"
-    process = child.start(
+    process = child_process.start(
         argv, log=output, directory=Path.cwd(), environment=environment, remove_when_orphaned=directory
     )
     try:

@@ -12,7 +12,7 @@ from stream.cli.call import Call, command
 from stream.core.finding import SEVERITIES, Finding, worst
 
 if TYPE_CHECKING:
-    from stream.config import Settings
+    from stream.config.sources import Settings
 
 app = typer.Typer()
 

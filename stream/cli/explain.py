@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from connectors.postgres.explain import Change, Explanation, Finding, explain
-from connectors.postgres.progress import find_campaign
+from connectors.postgres.queries.explain import Change, Explanation, Finding, explain
+from connectors.postgres.queries.progress import find_campaign
 from stream.cli import words
 from stream.cli.call import Call, command
 from stream.core.progress import to_json

@@ -8,7 +8,7 @@ import typer
 
 from stream.cli.call import Call, command
 from stream.cli.run import reloading
-from stream.liveness import end_with, terminate
+from stream.service.watchdog import end_with, terminate
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ def read(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
     """Read the WAL into the changes topic; confirm what every partition has durably."""
     call.settings.require_database()
     call.settings.require_kafka()
-    from stream import reader
+    from stream.kafka import reader
 
     return reader.run(call.settings, reloading(call), parent=with_parent, stalls=stalls)
 
@@ -43,7 +43,7 @@ def work(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
     """Count what the changes topic says, write campaigns.sent, publish progress."""
     call.settings.require_database()
     call.settings.require_kafka()
-    from stream import work as role
+    from stream.kafka import run_worker as role
 
     return role.run(call.settings, reloading(call), parent=with_parent, stalls=stalls)
 
@@ -52,7 +52,7 @@ def work(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
 def reconcile(call: Call, with_parent: _Parent = 0) -> int:
     """Recount on schedule and when something asks for it; look after every run until it is sealed."""
     call.settings.require_database()
-    from stream import reconciler
+    from stream.reconcile import reconciler
 
     if with_parent:
         end_with(with_parent, terminate)

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from connectors.postgres.connect import Connection
-from connectors.postgres.progress import find_campaigns, read_progress
+from connectors.postgres.queries.progress import find_campaigns, read_progress
 from stream.cli.call import Call, command
 from stream.cli.terminal import is_ascii
 from stream.cli.view import draw, plain_line
 from stream.cli.watch import Watcher, follow, look, until_stopped
+from stream.config.values import parse_duration
 from stream.core.errors import ConfigurationError
 from stream.core.progress import to_json
-from stream.settings_values import parse_duration
 
 app = typer.Typer()
 

@@ -41,8 +41,8 @@ def recount(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a stream that is alive but behind.")] = 60.0,
 ) -> int:
     """Recount now and print the verdicts. Exit code 1 on drift, and where it could not be concluded."""
-    from connectors.postgres.progress import find_campaigns
-    from connectors.postgres.reading import reading
+    from connectors.postgres.queries.errors import reading
+    from connectors.postgres.queries.progress import find_campaigns
 
     settings = call.settings
     with reading("The runs"), call.connect("recount") as conn:
@@ -60,8 +60,8 @@ def recount(
 
 def _counted(conn: psycopg.Connection[Any], call: Call, rebase: Any, wait: float) -> Report:
     """The report, sealed or as far as it got; where it did not get there in time, counters are raised."""
-    from connectors.postgres import raising, reports
-    from stream.recounting import conclude, request, require_stream
+    from connectors.postgres.store import raise_counters, reports
+    from stream.reconcile.runs import conclude, request, require_stream
 
     settings = call.settings
     require_stream(conn)
@@ -71,7 +71,7 @@ def _counted(conn: psycopg.Connection[Any], call: Call, rebase: Any, wait: float
     report = conclude(conn, settings, run.run_id, never, settings.recount_patience, OTHERS)
     if report is None:
         if settings.write_back:
-            raising.raise_counters(conn, run.run_id, mailer_schema=settings.mailer_schema)
+            raise_counters.raise_counters(conn, run.run_id, mailer_schema=settings.mailer_schema)
         deadline = time.monotonic() + wait - settings.recount_patience
         while report is None and time.monotonic() < deadline and _is_up(conn):
             call.err.print("the stream is behind; still waiting")
@@ -101,8 +101,8 @@ def _who() -> str:
 
 def _completed(conn: psycopg.Connection[Any], call: Call, report: Report, chosen: Sequence[int]) -> Report:
     """With a verdict on each campaign that was named; a word on those that sentstream does not count."""
-    from connectors.postgres.reports import read_counted
-    from stream.recounting import completed
+    from connectors.postgres.store.reports import read_counted
+    from stream.reconcile.runs import completed
 
     counted = read_counted(conn, report.run.run_id)
     for campaign in chosen:

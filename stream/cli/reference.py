@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from stream.settings import (
+from stream.config.settings import (
     GROUPS,
     PREFIX,
     Settings,

@@ -37,8 +37,8 @@ def report_list(
     before: Annotated[int | None, typer.Option(metavar="RUN", help="Only older runs: the next page.")] = None,
 ) -> None:
     """The runs, newest first. With --campaign those that kept a verdict on it: not verified, or its counts changed."""
-    from connectors.postgres.reading import reading
-    from connectors.postgres.reports import read_runs
+    from connectors.postgres.queries.errors import reading
+    from connectors.postgres.store.reports import read_runs
 
     with reading("The reports"), call.connect("report") as conn:
         chosen = _campaign(conn, call, campaign)
@@ -90,8 +90,8 @@ def report_show(
     ] = False,
 ) -> None:
     """One run: what it found of whom, why, and what it did not cover."""
-    from connectors.postgres.reading import reading
-    from connectors.postgres.reports import read_report
+    from connectors.postgres.queries.errors import reading
+    from connectors.postgres.store.reports import read_report
 
     with reading("The reports"), call.connect("report") as conn:
         found = read_report(conn, run)
@@ -131,10 +131,10 @@ def report_export(
     limit: Annotated[int, typer.Option(min=1, help="Runs exported, the newest.")] = _EXPORTED,
 ) -> None:
     """Reports as JSON, CSV or one HTML page with a chart of drift over time."""
-    from connectors.postgres import reports
-    from connectors.postgres.reading import reading
-    from stream.core.report_export import as_csv
-    from stream.core.report_page import as_page
+    from connectors.postgres.queries.errors import reading
+    from connectors.postgres.store import reports
+    from stream.reconcile.report_export import as_csv
+    from stream.reconcile.report_html import as_page
 
     with reading("The reports"), call.connect("report") as conn:
         chosen = _campaign(conn, call, campaign)
@@ -159,7 +159,7 @@ def report_export(
 
 def _newest(conn: psycopg.Connection[Any], limit: int, campaign: int | None) -> Iterator[Report]:
     """Reports, newest first, read by the page."""
-    from connectors.postgres.reports import read_reports, read_runs
+    from connectors.postgres.store.reports import read_reports, read_runs
 
     before = None
     while limit > 0:
@@ -201,8 +201,8 @@ def report_verify(
     """Walk the chain of digests: is every report the one that was sealed? Exit code 1 and the first break if not."""
     from rich.progress import Progress
 
-    from connectors.postgres.reading import reading
-    from connectors.postgres.reports import verify
+    from connectors.postgres.queries.errors import reading
+    from connectors.postgres.store.reports import verify
 
     if anchor is not None:
         anchor = anchor.strip().lower()
@@ -258,8 +258,8 @@ def _checked_lines(checked: Checked) -> Iterator[str]:
 
 def _campaign(conn: psycopg.Connection[Any], call: Call, word: str | None) -> int | None:
     """The campaign that ``word`` means. A number may also be one that is gone: reports outlive their campaigns."""
-    from connectors.postgres.progress import find_campaign
-    from connectors.postgres.reports import read_runs
+    from connectors.postgres.queries.progress import find_campaign
+    from connectors.postgres.store.reports import read_runs
 
     if word is None:
         return None

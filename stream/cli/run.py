@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from stream import logs
 from stream.cli.call import Call, command
-from stream.config import Settings, reload
+from stream.config.sources import Settings, reload
 from stream.core.errors import ConfigurationError
 from stream.core.report import Report
+from stream.service import logs
 
 app = typer.Typer()
 log = logging.getLogger("sentstream.run")
@@ -44,20 +44,20 @@ def run(
     settings.require_database()
     if settings.kafka:
         return _with_kafka(call, once)
-    from stream import embedded
+    from stream.embedded import run
 
     if once:
-        return embedded.run(settings, once=True, tell=_telling(call))
+        return run.run(settings, once=True, tell=_telling(call))
     from stream.metrics.watch import DatabaseWatch
     from stream.web import server
 
     if not view or not (call.json or call.out.is_terminal):
-        return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
+        return run.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
 
     from stream.cli.watch import Watcher, following
 
     with following(call, Watcher(settings, notes=notes(settings))):
-        return embedded.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
+        return run.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
 
 
 def _telling(call: Call) -> Callable[[Report], None]:
@@ -106,6 +106,6 @@ def _with_kafka(call: Call, once: bool) -> int:
             "Unset KAFKA_BOOTSTRAP_SERVERS for this command; moving between the shapes begins a new epoch.",
         )
     call.settings.require_kafka()
-    from stream import supervisor
+    from stream.kafka import supervisor
 
     return supervisor.run(call.settings)

@@ -36,12 +36,12 @@ def serve(
     settings = call.settings
     settings.require_database()
     if with_parent:
-        from stream.liveness import end_with, terminate
+        from stream.service.watchdog import end_with, terminate
 
         end_with(with_parent, terminate)
     if not settings.kafka:
         server.serve(settings)
         return
-    from stream.web.topic import follow_topic
+    from stream.web.progress_topic import follow_topic
 
     server.serve(settings, follow_topic)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from connectors.postgres.status import Slot, Status, Watermark, read_status
+from connectors.postgres.queries.status import Slot, Status, Watermark, read_status
 from stream.cli import words
 from stream.cli.call import Call, command
 from stream.cli.watch import run_text

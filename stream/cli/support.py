@@ -107,7 +107,7 @@ def _collect(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _masked(call: Call, text: str) -> str:
     """Whatever part it stands in: no password, and no word that a setting keeps secret."""
-    from stream.settings_values import mask_secrets
+    from stream.config.values import mask_secrets
 
     with contextlib.suppress(SentstreamError):  # wrong settings are in errors.json
         for word in sorted(call.settings.secrets(), key=len, reverse=True):
@@ -131,8 +131,8 @@ def _versions() -> dict[str, Any]:
 
 
 def _config(call: Call) -> dict[str, Any]:
-    from stream.config import unknown_variables
-    from stream.settings import setting_names
+    from stream.config.settings import setting_names
+    from stream.config.sources import unknown_variables
 
     settings = call.settings
     values = {name: {"value": settings.shown(name), "origin": str(settings.origin(name))} for name in setting_names()}
@@ -140,7 +140,7 @@ def _config(call: Call) -> dict[str, Any]:
 
 
 def _status(call: Call) -> dict[str, Any]:
-    from connectors.postgres.status import read_status
+    from connectors.postgres.queries.status import read_status
 
     with call.connect("support") as connection:
         found = read_status(connection, call.settings.slot_name)
@@ -148,7 +148,7 @@ def _status(call: Call) -> dict[str, Any]:
 
 
 def _lag(call: Call) -> list[Any]:
-    from stream.lag import LagReading
+    from stream.metrics.lag import LagReading
 
     looks = []
     with LagReading(call.settings) as reading, call.connect("support") as connection:
@@ -167,7 +167,7 @@ def _doctor(call: Call) -> list[Any]:
 
 
 def _runs(call: Call) -> list[Any]:
-    from connectors.postgres.reports import read_reports, read_runs
+    from connectors.postgres.store.reports import read_reports, read_runs
 
     with call.connect("support") as connection:
         runs = read_runs(connection, limit=RUNS)

@@ -24,8 +24,8 @@ from rich.console import Group
 from rich.live import Live
 
 from connectors.postgres.connect import Connection, connect
-from connectors.postgres.progress import read_progress
-from connectors.postgres.status import Run, Status, read_status
+from connectors.postgres.queries.progress import read_progress
+from connectors.postgres.queries.status import Run, Status, read_status
 from stream.cli import words
 from stream.cli.terminal import is_ascii
 from stream.cli.view import View, draw, plain_line
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stream.cli.call import Call
-    from stream.config import Settings
+    from stream.config.sources import Settings
 
 log = logging.getLogger("sentstream.view")
 

@@ -18,17 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .entries import (
-    CampaignChanged,
-    CampaignDeleted,
-    Counted,
-    Entry,
-    Move,
-    Recount,
-    RecountRow,
-    Transaction,
-    Truncate,
-)
+from .entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Recount, RecountRow, Transaction, Truncate
 from .status import MOVED, NEW, REMOVED
 
 _CYCLE = 1 << 32

@@ -18,16 +18,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from . import pgoutput
-from .entries import (
-    CampaignChanged,
-    CampaignDeleted,
-    Counted,
-    Entry,
-    Move,
-    RecountRow,
-    Transaction,
-    Truncate,
-)
+from .entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, RecountRow, Transaction, Truncate
 from .errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
 from .pgoutput import UNCHANGED, Relation
 from .status import MOVED, NEW, REMOVED, STATUS_BY_NAME, STATUSES

@@ -1,6 +1,6 @@
 """A run of the recount as its readers see it: values, JSON names (INTERFACE), and the words that its digest covers.
 
-Pure: rows come in from ``connectors/postgres/reports.py``, JSON goes out to the command line, HTTP and the exports.
+Pure: rows come in from ``connectors/postgres/store/``, JSON goes out to the command line, HTTP and the exports.
 """
 
 from __future__ import annotations

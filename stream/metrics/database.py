@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from connectors.postgres.figures import Figures, Mark
+from connectors.postgres.queries.metrics import Figures, Mark
 from connectors.postgres.setup.versions import release
+from stream.config.settings import Settings
 from stream.core.lag import Verdict
 from stream.metrics.families import gauge, gauges
-from stream.settings import Settings
 
 #: seconds between two looks at the figures
 EVERY: Final = 5.0
@@ -25,7 +25,7 @@ _CONSUMER: Final = ("cluster_name", "group", "topic", "partition", "member_host"
 
 
 class DatabaseView:
-    """Holds the last look; `families` shows it. ``lag``: the newest answer of `stream.lag`, None where there is none.
+    """Holds the last look; `families` shows it. ``lag``: the newest answer of `stream.metrics.lag`, or None.
 
     `saw` and `failed` are called by whoever looks. For any thread.
     """

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from stream.access import is_loopback, same_token
+from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.metrics.states import Check, Health
-from stream.settings import Settings
+from stream.service.auth import is_loopback, same_token
 
 log = logging.getLogger("sentstream.metrics")
 

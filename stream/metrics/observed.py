@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client import Histogram
 from prometheus_client.core import Metric
 
-from connectors.postgres.figures import CAUSES, VERDICTS
+from connectors.postgres.queries.metrics import CAUSES, VERDICTS
 from stream.core.report import Report
 from stream.metrics.families import counter, counters
 

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from stream.config import load
+from stream.config.sources import load
 from stream.core.errors import SentstreamError
 
 #: addresses that mean "any", and where to ask then

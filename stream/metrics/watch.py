@@ -10,11 +10,11 @@ from typing import Any
 import psycopg
 
 from connectors.postgres.connect import connect
-from connectors.postgres.figures import read_figures
+from connectors.postgres.queries.metrics import read_figures
+from stream.config.settings import Settings
 from stream.core.errors import SentstreamError
-from stream.lag import LagReading
 from stream.metrics.database import EVERY, DatabaseView
-from stream.settings import Settings
+from stream.metrics.lag import LagReading
 
 log = logging.getLogger("sentstream.metrics")
 

@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
 from connectors.postgres.setup.versions import release
-from stream.settings import Settings
+from stream.config.settings import Settings
 from stream.web import campaigns, events, figures, health, lag, metrics, models, pages, problems, recounts, stats
 from stream.web.context import Context, Following
 from stream.web.follow import follow

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from connectors.postgres.history import read_history
+from connectors.postgres.queries.history import read_history
 from stream.core.feed import Campaign
 from stream.core.progress import time_text
 from stream.web import models
-from stream.web.answers import answer, cursor_of, number_of
 from stream.web.context import Context, Shared
 from stream.web.problems import Problem
+from stream.web.responses import answer, cursor_of, number_of
 
 router = APIRouter(prefix="/api", tags=["campaigns"])
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from stream.settings import Settings
+from stream.config.settings import Settings
 from stream.web.guard import Rules
 from stream.web.live import Live
 from stream.web.problems import Problem

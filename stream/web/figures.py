@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgres.figures import Figures, read_figures
+from connectors.postgres.queries.metrics import Figures, read_figures
 from stream.core.errors import SentstreamError
 from stream.metrics.database import EVERY, DatabaseView
 from stream.metrics.families import Page

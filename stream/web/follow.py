@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 
 from connectors.postgres.connect import connect
-from connectors.postgres.follow import Follower, Look
+from connectors.postgres.queries.changes import Follower, Look
 from stream.core.errors import SentstreamError
 from stream.web.context import Context
 from stream.web.live import Live

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream.access import is_loopback, same_token
+from stream.service.auth import is_loopback, same_token
 from stream.web import login_page
 from stream.web.problems import Problem, send_problem
 

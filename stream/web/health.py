@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from stream.web import models
 from stream.web.context import Context, Shared
-from stream.web.words import dumps
+from stream.web.serialize import dumps
 
 router = APIRouter(tags=["health"])
 

@@ -13,15 +13,15 @@ import psycopg
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from connectors.postgres.status import read_status
+from connectors.postgres.queries.status import read_status
+from stream.config.settings import Settings
 from stream.core.errors import SentstreamError
 from stream.core.progress import time_text
-from stream.lag import LagReading
-from stream.settings import Settings
+from stream.metrics.lag import LagReading
 from stream.web import models
-from stream.web.answers import answer
 from stream.web.context import Context, Shared
 from stream.web.problems import Problem
+from stream.web.responses import answer
 
 log = logging.getLogger(__name__)
 

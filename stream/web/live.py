@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from stream.core.feed import ChangeLog, Flushed, Inbox, Round
-from stream.web.words import Encoder, is_stale
+from stream.web.serialize import Encoder, is_stale
 
 log = logging.getLogger(__name__)
 

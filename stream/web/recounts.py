@@ -10,16 +10,16 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from connectors.postgres.connect import connect
-from connectors.postgres.recount import NotNowError
-from connectors.postgres.reports import NoRunError, read_report, read_runs
-from stream.recounting import NeverCountedError, request, require_stream
-from stream.settings import Settings
+from connectors.postgres.store.recount import NotNowError
+from connectors.postgres.store.reports import NoRunError, read_report, read_runs
+from stream.config.settings import Settings
+from stream.reconcile.runs import NeverCountedError, request, require_stream
 from stream.web import models
-from stream.web.answers import answer, cursor_of, number_of, where
 from stream.web.campaigns import CampaignId, known
 from stream.web.context import Context, Shared
 from stream.web.problems import Problem
-from stream.web.words import dumps
+from stream.web.responses import answer, cursor_of, number_of, where
+from stream.web.serialize import dumps
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stream.access import is_loopback
+from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.core.feed import Inbox
-from stream.settings import Settings
-from stream.web.parent import Handle
+from stream.service.auth import is_loopback
+from stream.web.child_process import Handle
 
 if TYPE_CHECKING:
     from stream.web.app import Source
@@ -41,7 +41,7 @@ def serve(settings: Settings, *sources: Source) -> None:
     """Serve here until SIGTERM or Ctrl-C. ``sources``: what brings counts beside the database."""
     sock = listen(settings)
     log.info("The dashboard is at %s", address_of(sock))
-    from stream.web.process import run_server  # noqa: PLC0415 - a parent of a server needs no FastAPI
+    from stream.web.uvicorn_server import run_server  # noqa: PLC0415 - a parent of a server needs no FastAPI
 
     run_server(settings, sock, *sources)
 

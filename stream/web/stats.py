@@ -23,9 +23,9 @@ from connectors.postgres.connect import connect
 from stream.core.errors import SentstreamError
 from stream.core.progress import time_text
 from stream.web import models
-from stream.web.answers import answer
 from stream.web.context import Context, Shared
 from stream.web.live import Live
+from stream.web.responses import answer
 
 log = logging.getLogger(__name__)
 

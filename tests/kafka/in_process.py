@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from connectors.kafka.topics import ensure
-from stream.reader import Reader
-from stream.settings import Settings
-from stream.work import options_of
-from stream.worker import Worker
+from stream.config.settings import Settings
+from stream.kafka.reader import Reader
+from stream.kafka.run_worker import options_of
+from stream.kafka.worker import Worker
 from tests.fix_postgres import Database
 from tests.kafka.shape import delete_topics
 from tests.postgres.running import based, reconciling, settings_for

@@ -18,9 +18,9 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.topics import Names, ensure, plan
-from stream.config import to_environment
+from stream.config.settings import Settings
+from stream.config.sources import to_environment
 from stream.core.partitioner import partition_of
-from stream.settings import Settings
 from tests.fix_postgres import Database
 from tests.postgres.running import count, prepared, truth
 from tests.waiting import eventually

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from connectors.kafka.broker import QUICK_START, PrivateKafka
+from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from tests.fix_kafka import Kafka
 from tests.waiting import eventually
 

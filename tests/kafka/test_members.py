@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.kafka.broker import PrivateKafka
+from stream.demo.private_kafka import PrivateKafka
 from tests.fix_postgres import Database
 from tests.kafka.shape import Role, Shape, load
 from tests.kafka.test_shape import proved, running

@@ -15,11 +15,11 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
-from connectors.child import free_port
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
-from stream.assigned import Assigned
-from stream.worker import Worker, WorkerOptions
+from stream.demo.child_process import free_port
+from stream.kafka.assignment import Assigned
+from stream.kafka.worker import Worker, WorkerOptions
 from tests.kafka.shape import Shape
 from tests.postgres.running import add_campaign
 from tests.waiting import eventually

@@ -15,11 +15,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from connectors.kafka.codec import encode, encode_progress, encode_verdict, encode_watermark
 from connectors.kafka.schemas import TOPICS, schema
 from connectors.kafka.topics import plan
+from stream.config.settings import Settings
 from stream.core.batch import Batch
 from stream.core.position import Position
 from stream.core.progress import FIELDS, measure, position_text, to_json
 from stream.core.verdict import Verdict
-from stream.settings import Settings
 from tests.kafka.batches import batches
 from tests.kafka.test_codec import POISON
 

@@ -11,9 +11,9 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
-from connectors.kafka.broker import QUICK_START, PrivateKafka
 from connectors.kafka.topics import ensure
 from stream.core.errors import SentstreamError
+from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from tests.certificates import self_signed
 from tests.fix_postgres import Database
 from tests.kafka.shape import Shape

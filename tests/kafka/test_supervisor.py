@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stream import liveness
-from stream.config import to_environment
-from stream.settings import Settings
-from stream.supervisor import Role, Supervisor, roles_of
+from stream.config.settings import Settings
+from stream.config.sources import to_environment
+from stream.kafka.supervisor import Role, Supervisor, roles_of
+from stream.service import watchdog
 from tests.kafka.shape import Shape, load
 from tests.postgres.running import add_campaign, shown, truth
 from tests.waiting import eventually
@@ -92,7 +92,7 @@ def test_what_trying_again_does_not_cure_ends_all(code: int, expected: int) -> N
 
 def test_children_end_with_the_supervisor(tmp_path: Path) -> None:
     """Even where it is killed: nobody would end them otherwise."""
-    child = "import threading, sys; from stream.liveness import end_with; import os\n"
+    child = "import threading, sys; from stream.service.watchdog import end_with; import os\n"
     child += "end_with(int(sys.argv[-1]), lambda: os._exit(0)); threading.Event().wait()"
     pid_file = tmp_path / "pid"
     parent = (
@@ -125,8 +125,8 @@ def test_a_role_that_stands_still_while_there_is_work_is_noticed() -> None:
         said.set()
 
     work: list[str | None] = [None]
-    watchdog = liveness.Watchdog(lambda: moved, lambda: work[0], lambda: 0.4, stall)
-    watchdog.start()
+    standing = watchdog.Watchdog(lambda: moved, lambda: work[0], lambda: 0.4, stall)
+    standing.start()
     assert not said.wait(1.5)  # nothing to do: standing still is right
     work[0] = "there are records"
     assert said.wait(5)
@@ -135,10 +135,10 @@ def test_a_role_that_stands_still_while_there_is_work_is_noticed() -> None:
 
 def test_a_role_that_moves_is_left_alone() -> None:
     said = threading.Event()
-    watchdog = liveness.Watchdog(time.monotonic, lambda: "work", lambda: 0.2, lambda _: said.set())
-    watchdog.start()
+    standing = watchdog.Watchdog(time.monotonic, lambda: "work", lambda: 0.2, lambda _: said.set())
+    standing.start()
     assert not said.wait(1)
-    watchdog.stop()
+    standing.stop()
 
 
 def test_a_restart_keeps_the_arguments_and_counts() -> None:

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
-from connectors.child import free_port
-from connectors.kafka.broker import QUICK_START, PrivateKafka
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
-from connectors.kafka.lag import LagReader
-from connectors.kafka.living import living_campaigns
+from connectors.kafka.group_lag import LagReader
+from connectors.kafka.live_keys import living_campaigns
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, brokers_of, check, ensure, plan, require, resolved
+from stream.config.settings import Settings
 from stream.core.batch import Batch
 from stream.core.entries import Move
 from stream.core.epoch import KafkaEnd
 from stream.core.errors import ConfigurationError, PreconditionError, SentstreamError, UnreachableError
 from stream.core.lag import Verdict
 from stream.core.position import Position
-from stream.settings import Settings
+from stream.demo.child_process import free_port
+from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from tests.fix_kafka import Kafka
 from tests.kafka.batches import EPOCH, move_batch
 from tests.waiting import eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.config import to_environment
+from stream.config.sources import to_environment
 from stream.core.fold import FOLD_VERSION
 from tests.kafka.shape import Role, Shape, load
 from tests.kafka.test_shape import proved, running

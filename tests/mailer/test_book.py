@@ -8,9 +8,9 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.mailer.simulator.book import Book, Page
-from connectors.mailer.simulator.choose import ACTS, MIXES, View, choose, choose_mails
 from stream.core.status import CANCELLED, FAILED, QUEUED, SENDING, SENT
+from stream.demo.mailer.action_mix import ACTS, MIXES, View, choose, choose_mails
+from stream.demo.mailer.ledger import Book, Page
 
 statuses = st.sampled_from((QUEUED, SENDING, SENT, FAILED, CANCELLED))
 row_ids = st.integers(1, 40)

@@ -15,12 +15,12 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from connectors.mailer.simulator import cast
-from connectors.mailer.simulator.__main__ import main
-from connectors.mailer.simulator.demo import Demo
-from connectors.mailer.simulator.history import lay_history
 from connectors.mailer.tracking import observations, read_tracking
 from connectors.mailer.window import read_window
+from stream.demo.mailer import newsletters
+from stream.demo.mailer.__main__ import main
+from stream.demo.mailer.demo import Demo
+from stream.demo.mailer.history import lay_history
 from tests.fix_postgres import Database
 from tests.waiting import eventually
 
@@ -73,17 +73,17 @@ def test_the_past_is_the_case_that_started_it_all(conn: Conn) -> None:
 def test_newsletters_begin_send_pause_and_finish_and_the_truth_is_true(mailer_url: str, conn: Conn) -> None:
     stage = Stage(mailer_url, scale=0.1)
     stage.play(1)
-    assert statuses(conn)[cast.OPENING[0].name] == "running"
+    assert statuses(conn)[newsletters.OPENING[0].name] == "running"
     stage.play(44)
-    assert statuses(conn)[cast.PAUSED] == "paused"
+    assert statuses(conn)[newsletters.PAUSED] == "paused"
     stage.play(30)
-    assert "finished" in {statuses(conn)[letter.name] for letter in cast.OPENING}
+    assert "finished" in {statuses(conn)[letter.name] for letter in newsletters.OPENING}
     stage.play(60)
     truth = stage.demo.snapshot().as_json()
     assert told(truth["campaigns"]) == table(conn)
-    outside = next(t for t in truth["campaigns"].values() if t["name"] == cast.OUTSIDE_THE_QUEUE)
-    assert outside["sent"]["keep"] > cast.OUTSIDE_SENT
-    assert conn.execute("SELECT sent FROM campaigns WHERE name = %s", (cast.OUTSIDE_THE_QUEUE,)).fetchone() == (
+    outside = next(t for t in truth["campaigns"].values() if t["name"] == newsletters.OUTSIDE_THE_QUEUE)
+    assert outside["sent"]["keep"] > newsletters.OUTSIDE_SENT
+    assert conn.execute("SELECT sent FROM campaigns WHERE name = %s", (newsletters.OUTSIDE_THE_QUEUE,)).fetchone() == (
         outside["sent"]["keep"],
     )
     stage.demo.close()
@@ -110,7 +110,7 @@ def test_a_demo_of_hours_keeps_the_number_of_campaigns(mailer_url: str, conn: Co
     stage = Stage(mailer_url, scale=0.01)
     stage.play(2500, step=2.0)
     assert 8 <= len(statuses(conn)) <= 18
-    assert cast.HISTORY_NAME in statuses(conn)
+    assert newsletters.HISTORY_NAME in statuses(conn)
     assert told(stage.demo.snapshot().as_json()["campaigns"]) == table(conn)
     stage.demo.close()
 
@@ -128,7 +128,7 @@ def test_a_demo_goes_on_where_another_one_stopped(mailer_url: str, conn: Conn) -
 
 
 def process(url: str, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "connectors.mailer.simulator", "--database-url", url, *words]
+    command = [sys.executable, "-m", "stream.demo.mailer", "--database-url", url, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

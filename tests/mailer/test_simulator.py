@@ -10,11 +10,11 @@ import pytest
 from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
 
-from connectors.mailer.simulator import ACTS, MIXES, Load, Simulator, parse_mix
-from connectors.mailer.simulator.desk import StrayChangeError
-from connectors.mailer.simulator.sender import PERFORM
-from connectors.postgres.server import PrivateServer
 from stream.core.errors import ConfigurationError
+from stream.demo.mailer import ACTS, MIXES, Load, Simulator, parse_mix
+from stream.demo.mailer.sender import PERFORM
+from stream.demo.mailer.workspace import StrayChangeError
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 
 Conn = Connection[TupleRow]

@@ -7,18 +7,18 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from connectors.postgres.figures import CAUSES, VERDICTS, Figures, LastRun, Mark
+from connectors.postgres.queries.metrics import CAUSES, VERDICTS, Figures, LastRun, Mark
+from stream.config.settings import Settings
 from stream.core.status import STATUSES
+from stream.kafka.reader import ReaderState
+from stream.kafka.role_metrics import reader_families, worker_families
+from stream.kafka.worker import WorkerState
 from stream.metrics.database import DatabaseView
 from stream.metrics.families import Page
-from stream.metrics.kafka_roles import reader_families, worker_families
 from stream.metrics.observed import Flushes, Recounts
 from stream.metrics.states import EmbeddedState, ReconcilerState, embedded_families, reconciler_families
-from stream.reader import ReaderState
-from stream.settings import Settings
 from stream.web.live import Live
 from stream.web.metrics import Metrics
-from stream.worker import WorkerState
 
 LAG: dict[str, Any] = {
     "verdict": "OK",

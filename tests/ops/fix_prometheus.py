@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
-from connectors.child import free_port
+from stream.demo.child_process import free_port
 from tests.ops.prometheus import ROOT, program
 from tests.waiting import eventually
 

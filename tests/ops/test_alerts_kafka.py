@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from connectors.child import free_port
-from connectors.kafka.broker import PrivateKafka
+from stream.demo.child_process import free_port
+from stream.demo.private_kafka import PrivateKafka
 from tests.fix_postgres import Database
 from tests.kafka.shape import Role, Shape
 from tests.ops.fix_prometheus import Prometheus, prometheus, quick_rules

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from connectors.child import free_port
-from connectors.postgres.server import PrivateServer
+from stream.demo.child_process import free_port
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database, create_database
 from tests.ops.fix_prometheus import Prometheus, prometheus, quick_rules
 from tests.ops.prometheus import ROOT

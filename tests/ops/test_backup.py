@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from connectors.postgres.server import PrivateServer
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database, create_database
 from tests.postgres.running import add_campaign, add_rows, at_rest, based, prepared, running, shown, truth
 from tests.waiting import eventually

@@ -16,8 +16,8 @@ import httpx
 import psycopg
 import pytest
 
-from connectors.child import free_port
-from connectors.postgres.server import Installation, PrivateServer, find_installations
+from stream.demo.child_process import free_port
+from stream.demo.private_postgres import Installation, PrivateServer, find_installations
 from tests.certificates import self_signed
 from tests.fix_postgres import Database, create_database
 from tests.ops.prometheus import ROOT

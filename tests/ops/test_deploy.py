@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from stream.cli import commands
-from stream.settings import PREFIX, is_secret, setting_names
+from stream.config.settings import PREFIX, is_secret, setting_names
 from tests.ops.prometheus import ROOT
 from tests.ops.wheels import program
 

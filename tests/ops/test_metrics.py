@@ -11,16 +11,16 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectors.postgres.figures import read_figures
+from connectors.postgres.queries.metrics import read_figures
+from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.metrics import endpoint
 from stream.metrics.database import DatabaseView
 from stream.metrics.families import Page
 from stream.metrics.states import Check
-from stream.settings import Settings
-from tests.faces.fix_counted import counted_db, prepared_db
-from tests.faces.fix_web import Site, counting_website, site
 from tests.fix_postgres import Database
+from tests.interfaces.fix_counted import counted_db, prepared_db
+from tests.interfaces.fix_web import Site, counting_website, site
 from tests.waiting import eventually
 
 __all__ = ["counted_db", "counting_website", "prepared_db"]

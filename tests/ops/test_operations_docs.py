@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.settings import Settings
-from tests.faces.fix_counted import Run, prepared_db, run
+from stream.config.settings import Settings
 from tests.fix_postgres import Database
+from tests.interfaces.fix_counted import Run, prepared_db, run
 from tests.ops.prometheus import ROOT
 
 __all__ = ["prepared_db", "run"]

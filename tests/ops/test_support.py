@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream.cli import support
-from tests.faces.fix_counted import Run, counted_db, prepared_db, run
 from tests.fix_postgres import Database
+from tests.interfaces.fix_counted import Run, counted_db, prepared_db, run
 
 __all__ = ["counted_db", "prepared_db", "run"]
 

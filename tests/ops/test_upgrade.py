@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.config import to_environment
+from stream.config.sources import to_environment
 from tests.fix_postgres import Database
 from tests.next_release import ROOT, command, next_release
 from tests.postgres.preparing import to_version_1

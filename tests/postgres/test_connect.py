@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from psycopg import conninfo
 
 from connectors.postgres import connect
-from connectors.postgres.server import PrivateServer
 from stream.core.errors import ConfigurationError, UnreachableError
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 
 

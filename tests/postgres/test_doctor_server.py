@@ -15,7 +15,7 @@ from psycopg import conninfo
 
 from connectors.postgres.doctor import examine
 from connectors.postgres.doctor.server import standby_names
-from connectors.postgres.server import PrivateServer, unprivileged_user
+from stream.demo.private_postgres import PrivateServer, unprivileged_user
 from tests.fix_postgres import Database
 from tests.postgres.preparing import findings, prepare, run_fix, wanted
 from tests.postgres.test_setup import connect_reader

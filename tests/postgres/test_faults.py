@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from connectors.postgres.connect import connect
-from stream import embedded
 from stream.core.errors import PreconditionError
-from stream.failpoints import PLACES
+from stream.embedded import run
+from stream.service.failpoints import PLACES
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.processes import sentstream
@@ -244,18 +244,18 @@ def test_a_start_is_followed_by_news_at_once(mailer_db: Database, monkeypatch: p
     with running(db):
         based(db)
     now = db.value("SELECT clock_timestamp()")
-    monkeypatch.setattr("stream.wal.TICK", 3600.0)
+    monkeypatch.setattr("stream.pipeline.wal_reader.TICK", 3600.0)
     with streaming(db):
         eventually(lambda: db.value("SELECT as_of FROM sentstream.watermarks") > now)
 
 
 def test_run_once_does_not_wait_for_ever_beside_another(mailer_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     db = watched(mailer_db)
-    monkeypatch.setattr("stream.embedded.ONCE_PATIENCE", 0.5)
+    monkeypatch.setattr("stream.embedded.run.ONCE_PATIENCE", 0.5)
     with running(db):
         based(db)
         with pytest.raises(PreconditionError, match=rf"the slot {db.slot}: it is active for PID \d+ \(sentstream"):
-            embedded.run(settings_for(db), once=True)
+            run.run(settings_for(db), once=True)
 
 
 def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.postgres.connect import Connection
-from connectors.postgres.follow import CAMPAIGNS_EVERY, RATES_EVERY, Follower, Look
+from connectors.postgres.queries.changes import CAMPAIGNS_EVERY, RATES_EVERY, Follower, Look
 from stream.core.position import Position, parse_lsn
-from tests.faces.fix_counted import counted, prepared
 from tests.fix_postgres import Database
+from tests.interfaces.fix_counted import counted, prepared
 
 TOUCH = "UPDATE sentstream.watermarks SET seq = seq + 1"
 

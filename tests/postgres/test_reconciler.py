@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import reports
 from connectors.postgres.connect import Connection
+from connectors.postgres.store import reports
 from stream.core.batch import Batch
 from stream.core.entries import Move
 from stream.core.partition import Outcome
 from stream.core.report import Report, Ruled
 from stream.core.status import QUEUED, SENDING, SENT
-from stream.notify import Notifier
-from stream.reconciler import Reconciler
-from stream.recounting import recount_once
+from stream.reconcile.reconciler import Reconciler
+from stream.reconcile.runs import recount_once
+from stream.reconcile.webhook import Notifier
 from tests.fix_postgres import Database
 from tests.postgres.running import (
     Stream,
@@ -101,7 +101,7 @@ def test_the_case_that_started_all_this(db: Database, conn: Connection) -> None:
 def test_observations_are_told_once_and_never_written(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.reconciler.OBSERVE_LEAST", 0.0)
+    monkeypatch.setattr("stream.reconcile.reconciler.OBSERVE_LEAST", 0.0)
     add_campaign(db, 1, sent_rows=5)
     add_campaign(db, 2, sent=9)
     db.execute(
@@ -158,7 +158,7 @@ def test_with_the_stream_elsewhere_it_looks_at_the_statuses_itself(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the Kafka shape."""
-    monkeypatch.setattr("stream.reconciler.STATUS_LOOK", 0.2)
+    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_LOOK", 0.2)
     add_campaign(db, 1, sent_rows=3)
     with streaming(db), reconciling(db, follow_log=False):
         based(db)
@@ -171,7 +171,7 @@ def test_a_paused_campaign_that_drains_is_counted_until_it_has(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.core.schedule.DRAIN_FIRST", 0.5)
-    monkeypatch.setattr("stream.reconciler.STATUS_LOOK", 0.1)
+    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_LOOK", 0.1)
     add_campaign(db, 1, sending=4, queued=3)
     with running(db):
         based(db)
@@ -255,7 +255,7 @@ def test_a_fault_of_ours_does_not_end_it(
         return real(*words)
 
     real = reports.oldest_open
-    monkeypatch.setattr("connectors.postgres.reports.oldest_open", fails_once)
+    monkeypatch.setattr("connectors.postgres.store.partitions.reports.oldest_open", fails_once)
     with running(db):
         newest(conn, "start")
     assert "the reconciler tries again: by a test" in caplog.text

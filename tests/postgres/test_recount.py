@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from connectors.postgres.connect import Connection
-from connectors.postgres.recount import LOCK_KEY, Limits, NotNowError
 from connectors.postgres.setup import Wanted, set_up
+from connectors.postgres.store.recount import LOCK_KEY, Limits, NotNowError
 from stream.core.align import Snapshot
 from stream.core.errors import PreconditionError, UncountableError
 from stream.core.position import parse_lsn

@@ -18,9 +18,9 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from connectors.postgres import reports
 from connectors.postgres.connect import Connection
-from connectors.postgres.recount import NotNowError
+from connectors.postgres.store import reports
+from connectors.postgres.store.recount import NotNowError
 from stream.core.report import Run
 from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, at_rest, based, count, prepared, start_process

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import reports
 from connectors.postgres.connect import Connection
-from connectors.postgres.raising import Raise, Raised, raise_counters
+from connectors.postgres.store import reports
+from connectors.postgres.store.raise_counters import Raise, Raised, raise_counters
 from tests.fix_postgres import Database
 from tests.postgres.running import (
     add_campaign,

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import reports
 from connectors.postgres.connect import Connection
-from connectors.postgres.store import Store
+from connectors.postgres.store import reports
+from connectors.postgres.store.partitions import Store
 from stream.cli.recount import verdict_line
 from stream.core.digest import GENESIS, canonical, digest
 from stream.core.flushing import Answer, Flush
 from stream.core.position import Position, parse_lsn
 from stream.core.report import Report, Ruled, Run
 from stream.core.verdict import Verdict
-from stream.recounting import completed, conclude
+from stream.reconcile.runs import completed, conclude
 from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, count, prepared, settings_for
 from tests.waiting import eventually

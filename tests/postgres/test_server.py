@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from connectors.postgres.server import PrivateServer, find_installations
+from stream.demo.private_postgres import PrivateServer, find_installations
 from tests.fix_postgres import Database, SmallDisk
 from tests.waiting import eventually
 

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from connectors.postgres import setup
-from connectors.postgres.server import find_installations
+from connectors.postgres.replication.slot import ensure
 from connectors.postgres.setup import BlockedError, Blocker, Step, countable_from, identity_mode, script, set_up
 from connectors.postgres.setup.versions import migrations
-from connectors.postgres.slot import ensure
 from stream.core.position import parse_lsn
+from stream.demo.private_postgres import find_installations
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     differences,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from connectors.child import free_port
 from connectors.kafka.cluster import Cluster
-from connectors.postgres.server import find_installations
 from stream.cli import main
+from stream.demo.child_process import free_port
+from stream.demo.private_postgres import find_installations
 from tests.fix_postgres import Database
 from tests.postgres.preparing import differences, fill, own_tables, prepare, take_off
 

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from connectors.postgres.server import PrivateServer
 from connectors.postgres.setup import Obstacle, set_up
 from stream.core.errors import PreconditionError
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     fill,

@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
-from connectors.mailer.simulator import Load
 from connectors.mailer.tables import schema_sql
 from connectors.postgres.connect import connect
-from connectors.postgres.server import PrivateServer
 from connectors.postgres.setup import Wanted, set_up
+from stream.demo.mailer import Load
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.processes import Process

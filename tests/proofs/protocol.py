@@ -23,7 +23,6 @@ from random import Random
 from typing import Any, Final
 
 from connectors.kafka.codec import Decoder, encode, end_of
-from stream.assigned import Assigned, Record, Took
 from stream.core.align import Alignment, Snapshot
 from stream.core.batch import Batcher
 from stream.core.epoch import KafkaEnd, next_epoch, reason_for_new_epoch
@@ -36,6 +35,7 @@ from stream.core.partitioner import partition_of
 from stream.core.position import Position
 from stream.core.status import SENT
 from stream.core.verdict import NEW_EPOCH
+from stream.kafka.assignment import Assigned, Record, Took
 from tests.core import wal
 from tests.core.oracle import Act
 from tests.proofs.found import Found
@@ -61,7 +61,7 @@ class Figures:
 
 
 class Wal:
-    """The reading side of a replication connection: slot, fold and alignment, put together as in ``stream/wal.py``."""
+    """The reading side of a replication connection: slot, fold and alignment, as in ``pipeline/wal_reader.py``."""
 
     def __init__(self, world: World) -> None:
         self.world, self.server = world, world.server
@@ -115,7 +115,7 @@ class Wal:
 
 
 class Embedded:
-    """One life of the embedded shape, as ``stream/session.py`` plays it. ``zombie``: it can only flush any more."""
+    """One life of the embedded shape, as in ``stream/embedded/session.py``. ``zombie``: it can only flush."""
 
     def __init__(self, world: World) -> None:
         self.world, self.server = world, world.server
@@ -182,7 +182,7 @@ class Lane:
 
 
 class Reader:
-    """One life of the reader of the Kafka shape, as ``stream/reader.py`` plays it."""
+    """One life of the reader of the Kafka shape, as ``stream/kafka/reader.py`` plays it."""
 
     def __init__(self, world: World) -> None:
         self.world, self.server = world, world.server
@@ -233,7 +233,7 @@ class Reader:
 
 
 class Worker:
-    """Some partitions in one worker's hands, as ``stream/worker.py`` plays it. Several may have the same (zombies)."""
+    """Some partitions in one worker's hands, as in ``stream/kafka/worker.py``. Several may have the same (zombies)."""
 
     def __init__(self, world: World, numbers: list[int]) -> None:
         self.world, self.server = world, world.server

@@ -224,7 +224,7 @@ class Server:
     # ---- the flush ----------------------------------------------------------------------------------------------
 
     def flush(self, flush: Flush) -> Flushed:  # noqa: C901 - one transaction, in its order
-        """As ``connectors/postgres/store.py`` does it."""
+        """As ``connectors/postgres/store/partitions.py`` does it."""
         mark = self.watermarks.get(flush.partition)
         if mark is None or (mark.epoch, mark.position) != (flush.epoch, flush.expected):
             raise FencedError("swap")
@@ -316,7 +316,7 @@ class Server:
         return run
 
     def raise_counters(self, run_id: int, partition: int, partition_of: Callable[[int], int]) -> None:
-        """As ``connectors/postgres/raising.py`` does it."""
+        """As ``connectors/postgres/store/raise_counters.py`` does it."""
         run, mark = self.runs[run_id], self.watermarks.get(partition)
         if mark is None or mark.epoch != run.epoch or (mark.based and mark.position.lsn >= run.lsn):
             return

@@ -10,12 +10,7 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.mailer.tables import (
-    CAMPAIGNS,
-    EMAIL_QUEUE,
-    PUBLISHED_CAMPAIGN_COLUMNS,
-    PUBLISHED_QUEUE_COLUMNS,
-)
+from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, PUBLISHED_CAMPAIGN_COLUMNS, PUBLISHED_QUEUE_COLUMNS
 
 SCHEMA: Final = "sentstream"
 IDENTITY_INDEX: Final = "email_queue_sentstream"

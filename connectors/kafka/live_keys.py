@@ -1,0 +1,88 @@
+"""Which campaigns the topic of progress shows: one partition, read once from its begin to its end.
+
+For a thread of its own, with an event loop of its own: the worker's keeps to its work meanwhile. In no consumer group,
+so that nobody's partitions move. Only keys are kept, and what it takes is bounded: `PATIENCE`, `MOST`, one fetch of a
+megabyte, and pauses as long as the work between them (150,000 records a second at the most, measured).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from connectors.kafka.cluster import Cluster
+from stream.core.errors import SentstreamError
+from stream.core.tombstones import campaigns_of, fold
+
+#: seconds that reading one partition may take
+PATIENCE: Final = 120.0
+#: keys of one partition that are kept; `Sizes` in docs/topics.md promises less than half of it
+MOST: Final = 500_000
+#: records looked at in one go: some milliseconds
+_RECORDS: Final = 1000
+#: seconds between two looks whether to give up
+_LOOK: Final = 0.2
+
+
+def living_campaigns(
+    cluster: Cluster,
+    topic: str,
+    number: int,
+    partitions: int,
+    *,
+    give_up: Callable[[], bool] = lambda: False,
+    patience: float = PATIENCE,
+) -> set[int]:
+    """The campaigns of a partition whose newest record is no tombstone, up to the end as it is now.
+
+    ``give_up``: asked again and again whether anybody still waits for the answer. SentstreamError where there is none.
+    """
+    try:
+        keys = asyncio.run(_bounded(cluster, TopicPartition(topic, number), give_up, patience))
+    except (KafkaError, OSError) as error:
+        raise cluster.refused(error) from error
+    return campaigns_of(keys, number, partitions)
+
+
+async def _bounded(cluster: Cluster, tp: TopicPartition, give_up: Callable[[], bool], patience: float) -> set[bytes]:
+    until = time.monotonic() + patience
+    reading = asyncio.ensure_future(_read(cluster, tp))
+    while not reading.done():
+        await asyncio.wait({reading}, timeout=_LOOK)
+        if not reading.done() and (give_up() or time.monotonic() > until):
+            reading.cancel()
+            await asyncio.wait({reading}, timeout=_LOOK * 10)
+            raise SentstreamError(f"Partition {tp.partition} of {tp.topic} could not be read within {patience:.0f} s.")
+    return reading.result()
+
+
+async def _read(cluster: Cluster, tp: TopicPartition) -> set[bytes]:
+    consumer = AIOKafkaConsumer(
+        **cluster.aiokafka(),
+        client_id="sentstream-work",
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=1 << 20,
+    )
+    living: set[bytes] = set()
+    try:
+        await consumer.start()
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        await consumer.seek_to_beginning(tp)
+        while await consumer.position(tp) < end:
+            found = await consumer.getmany(tp, timeout_ms=1000, max_records=_RECORDS)
+            began = time.monotonic()
+            fold(living, ((record.key, record.value) for record in found.get(tp, ())))
+            if len(living) > MOST:
+                raise SentstreamError(f"Partition {tp.partition} of {tp.topic} holds more than {MOST:,} keys.")
+            await asyncio.sleep(time.monotonic() - began)
+    finally:
+        await consumer.stop()
+    return living

@@ -1,0 +1,277 @@
+"""The role `read`: WAL -> transactions -> batches -> Kafka -> confirm.
+
+One thread does all of it, in this order, round after round: send what was cut, look at what was acknowledged, confirm
+what every partition has, read more if there is room. So nothing can be confirmed that was not looked at, memory is
+bounded by what may be in flight, and the server is told that we live whether or not there is room to read.
+
+A failure ends the session: the next one begins at the slot's confirmed LSN and sends again what was not acknowledged
+by then. Workers know repetitions when they see them. See DESIGN 2 and 6.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import psycopg
+
+from connectors.kafka.cluster import Cluster
+from connectors.kafka.publish import Publisher, PublishError, last_ends
+from connectors.kafka.topics import Names, ensure, require
+from connectors.postgres.connect import connect
+from connectors.postgres.store.partitions import Store
+from stream.config.settings import Settings
+from stream.core.batch import Batcher
+from stream.core.errors import FencedError, UnreachableError
+from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
+from stream.core.partitioner import partition_of
+from stream.core.position import Position, lsn_text
+from stream.kafka.role_metrics import reader_families, reader_health
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.pipeline.epochs import Settled, settle
+from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
+from stream.service import failpoints, gc_tuning
+from stream.service.failpoints import at
+from stream.service.signals import InForce, until_signalled
+from stream.service.watchdog import Watchdog, end_with, restart
+
+log = logging.getLogger("sentstream.reader")
+
+#: seconds without a round after which only a restart helps; the server may be silent for two minutes while it decodes
+STUCK: Final = 180.0
+#: seconds that a stop waits for acknowledgements; what comes later is sent again by the next reader
+_LAST_WAIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderOptions:
+    """``topic``: of changes; ``in_flight``: bytes not yet acknowledged at which reading pauses."""
+
+    wal: WalOptions
+    cluster: Cluster
+    topic: str
+    partitions: int
+    in_flight: int = 32 << 20
+
+
+@dataclass(slots=True)
+class ReaderState:
+    """What the reader can say of itself, for `status`, health and metrics. Times are monotonic seconds."""
+
+    epoch: int = 0
+    confirmed: int = 0
+    behind: int = 0
+    in_flight: int = 0
+    records: int = 0
+    bytes: int = 0
+    entries: int = 0
+    sessions: int = 0
+    began_at: float = 0.0
+    moved_at: float = 0.0
+    waiting_for_slot: bool = False
+    #: false while, or if the last session ended while, a backlog was read by SQL
+    caught_up: bool = True
+
+
+class ReaderSession:
+    """One life: ``run`` returns when ``stop`` is set, all acknowledged and confirmed, and raises what ended it
+    otherwise. ``progress``: called once a round."""
+
+    def __init__(
+        self,
+        options: ReaderOptions,
+        stop: threading.Event,
+        state: ReaderState | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._options = options
+        self._stop = stop
+        self._progress = progress
+        self._reader = WalReader(options.wal)
+        self.state = state if state is not None else ReaderState()
+
+    def run(self) -> None:
+        options, state = self._options, self.state
+        try:
+            state.waiting_for_slot = True
+            opened = self._reader.open(self._stop)
+            if opened is None:
+                return
+            state.waiting_for_slot = False
+            settled = self._settle(opened)
+            begin = Position(opened.begin)
+            with Publisher(
+                options.cluster, options.topic, options.partitions, begin, in_flight=options.in_flight, at=at
+            ) as publisher:
+                state.sessions += 1
+                state.epoch, state.confirmed = settled.epoch, opened.begin
+                state.began_at = state.moved_at = time.monotonic()
+                log.info(
+                    "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
+                    lsn_text(opened.begin),
+                    settled.epoch,
+                    options.partitions,
+                    options.topic,
+                    (opened.server.wal_end - opened.begin) / 1e6,
+                )
+                self._loop(settled.epoch, begin, publisher)
+                if publisher.drain(_LAST_WAIT):
+                    self._confirm(publisher)
+                else:
+                    log.warning("stopping with %d bytes not acknowledged; they are sent again", publisher.in_flight)
+        finally:
+            self._reader.close()
+
+    def _settle(self, opened: Opened) -> Settled:
+        options = self._options
+        ends = last_ends(options.cluster, options.topic, options.partitions)
+        store = Store(options.wal.mailer_schema)
+        with connect(options.wal.database_url, "epoch", settings={"lock_timeout": "10s"}) as connection:
+            return settle(
+                store,
+                connection,
+                opened.server,
+                opened.begin,
+                options.partitions,
+                partial(partition_of, partitions=options.partitions),
+                ends,
+            )
+
+    def _loop(self, epoch: int, begin: Position, publisher: Publisher) -> None:
+        reader, state, options = self._reader, self.state, self._options
+        batcher = Batcher(epoch, begin, options.partitions, partial(partition_of, partitions=options.partitions))
+        cut_at = ticked_at = time.monotonic()
+        end, as_of, ticked = begin, 0, False
+        while not (self._stop.is_set() or reader.finished):
+            publisher.poll()
+            self._confirm(publisher)
+            self._progress()
+            if not publisher.room:
+                reader.tell()
+                publisher.wait(0.1)
+                continue
+            now = time.monotonic()
+            wait = max(0.0, (cut_at + CUT if batcher.waiting else ticked_at + TICK) - now)
+            read = reader.read(min(wait, 0.25) if publisher.idle else min(wait, 0.02))
+            state.caught_up = not reader.catching_up or reader.finished
+            batches = batcher.add(read.transactions)
+            state.entries += sum(len(transaction.entries) for transaction in read.transactions)
+            if not reader.in_transaction:
+                end = Position(read.end)
+            as_of = max(as_of, read.as_of)
+            now = time.monotonic()
+            state.behind = reader.behind
+            if now - ticked_at >= TICK or (as_of and not ticked):  # the first news at once
+                batches += batcher.cut(end, as_of)
+                cut_at, ticked_at, ticked = now, now, True
+            elif now - cut_at >= (BEHIND_FLUSH if reader.behind > FAR_BEHIND else CUT):
+                batches += batcher.cut(end, as_of, idle=False)
+                cut_at = now
+            for batch in batches:
+                publisher.send(batch)
+            if batches:
+                at("after_send")
+        for batch in batcher.cut(end, as_of):
+            publisher.send(batch)
+
+    def _confirm(self, publisher: Publisher) -> None:
+        state = self.state
+        state.in_flight, state.records, state.bytes = publisher.in_flight, publisher.records, publisher.bytes
+        durable = publisher.durable.lsn
+        if durable > state.confirmed:
+            at("before_confirm")
+            self._reader.confirm(durable)
+            state.confirmed = durable
+            state.moved_at = time.monotonic()
+            at("after_confirm")
+
+
+def options_of(settings: Settings) -> ReaderOptions:
+    """What the settings say of the reader."""
+    names = Names(settings.kafka_topic_prefix)
+    return ReaderOptions(wal_options(settings), Cluster.of(settings), names.changes, settings.kafka_partitions)
+
+
+class Reader:
+    """The sessions, one after the other, until ``stop`` is set."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self.stop = threading.Event()
+        self.state = ReaderState()
+        #: when the loop last went round, monotonic seconds
+        self.round_at = time.monotonic()
+
+    def run(self) -> None:
+        """Raises what can't be cured by trying again; at the first attempt also what can't be reached."""
+        backoff = Backoff(first=0.2, most=self._settings().reconnect_max)
+        tried = False
+        while not self.stop.is_set():
+            settings = self._settings()
+            began = time.monotonic()
+            try:
+                if not tried:
+                    require(ensure(settings, create_missing=False))
+                options = options_of(settings)
+                if not self.state.caught_up:  # reading by SQL failed: the walsender does it as well
+                    options = replace(options, wal=replace(options.wal, catchup=0))
+                self.state.caught_up = True
+                ReaderSession(options, self.stop, self.state, self._went_round).run()
+                continue
+            except (FencedError, PublishError) as error:
+                log.warning("%s", error)
+            except (UnreachableError, psycopg.Error, OSError) as error:
+                if not tried and not self.state.sessions:
+                    raise
+                log.warning("%s", " ".join(str(error).split()) or type(error).__name__)
+            tried = True
+            backoff = backoff.failed(time.monotonic() - began)
+            log.info("connecting again in %.1f s", backoff.pause)
+            self._went_round()
+            self.stop.wait(backoff.pause)
+
+    def _went_round(self) -> None:
+        self.round_at = time.monotonic()
+
+    def has_work(self) -> str | None:
+        """What a reader whose loop stands still should be doing."""
+        return None if self.state.waiting_for_slot else "its loop should go round several times a second"
+
+
+def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, parent: int = 0, stalls: int = 0) -> int:
+    """The role `read`, until SIGTERM or Ctrl-C; then everything sent is acknowledged and confirmed, and it returns 0.
+
+    ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
+    """
+    now = InForce(settings, reload)
+    failpoints.arm(settings.failpoints)
+    reader = Reader(now)
+    page = Page(lambda: reader_families(reader.state, stalls))
+    page.add_process()
+    shown = endpoint.start(
+        settings,
+        page.text,
+        lambda: reader_health(reader.state, reader.round_at, max(STUCK, now().stall_restart)),
+    )
+    if parent:
+        end_with(parent, reader.stop.set)
+    watchdog = Watchdog(
+        lambda: reader.round_at, reader.has_work, lambda: now().stall_restart, lambda why: restart(why, stalls)
+    )
+    with until_signalled(reader.stop, now.read_again):
+        watchdog.start()
+        try:
+            gc_tuning.settle()
+            reader.run()
+        finally:
+            watchdog.stop()
+            if shown is not None:
+                shown.close()
+    log.info("acknowledged and confirmed up to %s; bye", lsn_text(reader.state.confirmed))
+    return 0

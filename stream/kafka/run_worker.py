@@ -1,0 +1,182 @@
+"""Running the role `work`: signals, liveness, the place of a worker among those of its host."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from connectors.kafka.cluster import Cluster
+from connectors.kafka.group_lag import LagReader
+from connectors.kafka.topics import Names, ensure, require
+from stream.config.settings import Settings
+from stream.kafka.role_metrics import worker_families, worker_health
+from stream.kafka.worker import LEAVING, Worker, WorkerOptions, WorkerState
+from stream.metrics import endpoint
+from stream.metrics.families import Page
+from stream.service import failpoints
+from stream.service.signals import InForce
+from stream.service.watchdog import Watchdog, end_with, restart
+
+log = logging.getLogger("sentstream.worker")
+
+#: seconds that the event loop may stand still before only a restart helps
+STUCK: Final = 60.0
+
+
+def options_of(settings: Settings, interval: Callable[[], float], instance: str) -> WorkerOptions:
+    """What the settings say of a worker."""
+    return WorkerOptions(
+        settings.require_database(),
+        Cluster.of(settings),
+        Names(settings.kafka_topic_prefix),
+        settings.kafka_partitions,
+        settings.mailer_schema,
+        settings.removed,
+        settings.write_back,
+        instance,
+        room=settings.pending_limit,
+        reconnect_max=settings.reconnect_max,
+        interval=interval,
+    )
+
+
+class Work:
+    """Whether a worker that does not move should: asked of the broker, not of the client that may be the one that
+    stalls."""
+
+    def __init__(self, settings: Settings, state: WorkerState) -> None:
+        names = Names(settings.kafka_topic_prefix)
+        self._lag = LagReader(Cluster.of(settings), names.group, names.changes)
+        self._state = state
+
+    def has_work(self) -> str | None:
+        """What there is to do; None where there is nothing, or where it is the database that is waited for."""
+        if self._state.database_away_since is not None:
+            return None
+        if self._state.pending_bytes:
+            return "records wait to be written"
+        for line in self._lag.read():
+            if line.partition not in self._state.partitions:
+                continue
+            mine = self._state.next_offsets.get(line.partition, line.current_offset or 0)
+            if line.log_end_offset < mine:
+                return f"partition {line.partition} ends at {line.log_end_offset}, before {mine}: it was made anew"
+            if line.log_end_offset > mine:
+                return f"partition {line.partition} holds records up to {line.log_end_offset}, it is at {mine}"
+        return None
+
+
+def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, parent: int = 0, stalls: int = 0) -> int:
+    """The role `work`, until SIGTERM or Ctrl-C; then it flushes, acknowledges, commits, and returns 0.
+
+    ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
+    """
+    failpoints.arm(settings.failpoints)
+    require(ensure(settings, create_missing=False))
+    with Place(settings) as place:
+        log.info("worker %s joins the group %s", place.name, Names(settings.kafka_topic_prefix).group)
+        asyncio.run(_run(settings, reload, place.name, parent, stalls))
+    log.info("flushed, acknowledged and committed; bye")
+    return 0
+
+
+async def _run(
+    settings: Settings, reload: Callable[[], Settings] | None, instance: str, parent: int, stalls: int
+) -> None:
+    now = InForce(settings, reload)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_stop() -> None:
+        stop.set()
+        # with the broker down Faust has been seen to hang for half a minute on its way out
+        timer = threading.Timer(LEAVING * 3, _leave_at_once)
+        timer.daemon = True
+        timer.start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, now.read_again)
+    if parent:
+        end_with(parent, lambda: (loop.call_soon_threadsafe(on_stop), None)[1])
+    worker = Worker(options_of(settings, lambda: now().flush_interval, instance))
+    state = worker.state
+    watchdog = Watchdog(
+        lambda: state.moved_at,
+        Work(settings, state).has_work,
+        lambda: now().stall_restart,
+        lambda why: restart(why, stalls),
+    )
+    watchdog.start()
+    page = Page(lambda: worker_families(state, stalls), worker.figures.families)
+    page.add_process()
+    beats = _Beats()
+    beating = asyncio.ensure_future(beats.run())
+    shown = endpoint.start(settings, page.text, lambda: worker_health(state, beats.at, STUCK))
+    try:
+        await worker.run(stop)
+    finally:
+        beating.cancel()
+        watchdog.stop()
+        if shown is not None:
+            shown.close()
+
+
+class _Beats:
+    """Says that the event loop goes round; that records are worked off is the watchdog's to see."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    async def run(self) -> None:
+        while True:
+            self.at = time.monotonic()
+            await asyncio.sleep(1.0)
+
+
+def _leave_at_once() -> None:
+    log.warning("leaving at once: the broker does not answer; what is not committed comes again, which is harmless")
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(0)
+
+
+class Place:
+    """A worker's name as a static member of its group: KAFKA_INSTANCE, or the host's name and the lowest place among
+    the workers of this host that nobody holds. A place is held by a lock that ends with the process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.kafka_instance
+        self._prefix = settings.kafka_topic_prefix
+        self._lock: Any = None
+
+    def __enter__(self) -> Place:
+        if self.name:
+            return self
+        folder = Path(tempfile.gettempdir())
+        for place in itertools.count(1):
+            name = f"sentstream-work-{self._prefix}-{os.getuid()}-{place}.lock"
+            lock = (folder / name).open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                continue
+            self._lock, self.name = lock, f"{socket.gethostname()}-{place}"
+            break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()

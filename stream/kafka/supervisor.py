@@ -1,0 +1,175 @@
+"""`run` with Kafka: the four roles as children of one process.
+
+It starts reader, workers, reconciler and HTTP, starts again what dies (with growing pauses), and ends them in order:
+first the reader, which waits until Kafka has everything, then the workers, which flush, then the others. A child
+whose database or configuration is wrong says so and ends with 1 or 2: then trying again cures nothing, and all end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from connectors.kafka.topics import ensure, require
+from stream.config.settings import Settings
+from stream.config.sources import to_environment
+from stream.core.errors import SentstreamError
+from stream.core.pace import Backoff
+from stream.service.signals import until_signalled
+
+log = logging.getLogger("sentstream.run")
+
+#: seconds that a role may take to leave, before it is killed
+PATIENCE: Final = 30.0
+#: seconds that a role must live for its next death to count as the first again
+SETTLED: Final = 30.0
+#: exit codes that another attempt does not cure: something found wrong, wrong configuration
+_HOPELESS: Final = (1, 2)
+_UNREACHABLE: Final = 3
+
+
+@dataclass(slots=True)
+class Role:
+    """One child. ``words``: its command; ``deaths``: how often it ended without being told to."""
+
+    name: str
+    words: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    backoff: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=15.0))
+    began_at: float = 0.0
+    start_at: float = 0.0
+    deaths: int = 0
+    settled: bool = False
+
+
+def roles_of(settings: Settings) -> list[Role]:
+    """The children, in the order in which they are started and ended."""
+    roles = [Role("read", ("read",))]
+    for number in range(1, settings.kafka_workers + 1):
+        words: tuple[str, ...] = ("work",)
+        if settings.kafka_instance:
+            words += ("--kafka-instance", f"{settings.kafka_instance}-{number}")
+        roles.append(Role(f"work {number}" if settings.kafka_workers > 1 else "work", words))
+    roles.append(Role("reconcile", ("reconcile",)))
+    if settings.metrics_address is not None:
+        host, port = settings.metrics_address
+        for number, role in enumerate(roles):
+            where = f"[{host}]" if ":" in host else host
+            role.words += ("--metrics-listen", f"{where}:{port + number if port else 0}")
+    if settings.http_address is not None:
+        roles.append(Role("serve", ("serve",)))
+    return roles
+
+
+class Supervisor:
+    """The children and what becomes of them. ``command``: what runs ``sentstream``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Sequence[Role] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "stream.cli"),
+    ) -> None:
+        self.roles = list(roles_of(settings) if roles is None else roles)
+        self._command = tuple(command)
+        self._environment = {**os.environ, **to_environment(settings)}
+        self.stop = threading.Event()
+
+    def run(self) -> int:
+        """Until ``stop`` is set, or a child ends for good; its exit code."""
+        code = 0
+        try:
+            for role in self.roles:
+                self._start(role)
+            while not self.stop.wait(0.1):
+                for role in self.roles:
+                    ended = self._look(role)
+                    if ended is not None:
+                        code = ended
+                        self.stop.set()
+                        break
+        finally:
+            self._end_all()
+        return code
+
+    def hang_up(self) -> None:
+        """Pass SIGHUP on: every role reads its settings again."""
+        for role in self.roles:
+            if role.process is not None and role.process.poll() is None:
+                role.process.send_signal(signal.SIGHUP)
+
+    def _start(self, role: Role) -> None:
+        role.process = subprocess.Popen(
+            [*self._command, *role.words, "--with-parent", str(os.getpid())],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us: we end them in order
+        )
+        role.began_at = time.monotonic()
+        log.info("%s started, pid %d", role.name, role.process.pid)
+
+    def _look(self, role: Role) -> int | None:
+        """Start a role that died again; the exit code where that makes no sense."""
+        now = time.monotonic()
+        if role.process is None:
+            if now >= role.start_at:
+                self._start(role)
+            return None
+        code = role.process.poll()
+        if code is None:
+            if now - role.began_at > SETTLED:
+                role.settled, role.backoff = True, role.backoff.succeeded()
+            return None
+        if code in _HOPELESS or (code == _UNREACHABLE and not role.settled and not role.deaths):
+            log.error("%s ended with %d: all end", role.name, code)
+            return code
+        role.deaths += 1
+        role.process = None
+        role.backoff = role.backoff.failed()
+        role.start_at = now + role.backoff.pause
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        log.warning("%s %s (death %d); started again in %.1f s", role.name, how, role.deaths, role.backoff.pause)
+        return None
+
+    def _end_all(self) -> None:
+        for role in self.roles:
+            process = role.process
+            if process is None or process.poll() is not None:
+                continue
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+            try:
+                process.wait(PATIENCE)
+                log.info("%s ended", role.name)
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not end within %.0f s and is killed", role.name, PATIENCE)
+                process.kill()
+                process.wait()
+
+
+def run(settings: Settings, reload: Callable[[], Settings] | None = None) -> int:
+    """Run the Kafka shape until SIGTERM or Ctrl-C; 0, or the exit code of the role that could not go on."""
+    settings.require_database()
+    settings.require_kafka()
+    require(ensure(settings))
+    supervisor = Supervisor(settings)
+
+    def on_hup(_signal: int, _frame: object) -> None:
+        if reload is not None:
+            try:
+                reload()
+            except SentstreamError as error:
+                log.error("settings were not read again: %s", error)
+                return
+        supervisor.hang_up()
+
+    with until_signalled(supervisor.stop, on_hup):
+        return supervisor.run()

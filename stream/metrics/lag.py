@@ -1,0 +1,74 @@
+"""The lag of everything, as one object: slot and flush from PostgreSQL, the group from Kafka where there is one.
+
+Keep a `LagReading` and look again and again: its verdicts come from a window of looks.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from connectors.postgres.queries.errors import reading
+from connectors.postgres.queries.slot_lag import read_lag
+from stream.config.settings import Settings
+from stream.core.lag import worst
+from stream.core.slot_lag import Judge
+
+if TYPE_CHECKING:
+    from connectors.kafka.group_lag import LagReader
+
+
+class LagReading:
+    """Looks and judges. Not for several threads at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._slot = settings.slot_name
+        self._judge = Judge(
+            settings.lag_window, settings.lag_allowed, settings.slot_allowed, settings.slot_kind == "temporary"
+        )
+        self._groups = _group_reader(settings)
+
+    def look(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+        """One look, by the names of INTERFACE. UnreachableError; PreconditionError where `setup` has not been run."""
+        with reading("Lag"):
+            found = read_lag(connection, self._slot)
+        slot, flush = self._judge.look(found)
+        groups = [] if self._groups is None else self._groups.read()
+        verdict = worst([slot.verdict, flush.verdict, *(group.verdict for group in groups)])
+        return {
+            "verdict": verdict.value,
+            "slot": slot.as_json(),
+            "groups": [group.json() for group in groups],
+            "flush": flush.as_json(),
+        }
+
+    def close(self) -> None:
+        if self._groups is not None:
+            self._groups.close()
+
+    def __enter__(self) -> LagReading:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _group_reader(settings: Settings) -> LagReader | None:
+    if not settings.kafka:
+        return None
+    from connectors.kafka.cluster import Cluster  # noqa: PLC0415 - the embedded shape needs no Kafka client
+    from connectors.kafka.group_lag import LagReader  # noqa: PLC0415
+    from connectors.kafka.topics import Names  # noqa: PLC0415
+
+    names = Names(settings.kafka_topic_prefix)
+    return LagReader(
+        Cluster.of(settings),
+        names.group,
+        names.changes,
+        window=settings.lag_window,
+        allowed=settings.lag_allowed,
+    )

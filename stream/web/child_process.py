@@ -1,0 +1,166 @@
+"""The parent's side of a server in a child process: starts it, feeds it, starts it again where it ends, stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from stream.config.settings import Settings
+from stream.core.feed import Inbox
+
+log = logging.getLogger(__name__)
+
+#: seconds between two frames of changes: more would not be shown sooner
+EVERY: Final = 0.05
+METRICS_EVERY: Final = 5.0
+#: seconds a child gets to end by itself
+GRACE: Final = 10.0
+RESTART_FIRST: Final = 0.5
+RESTART_LAST: Final = 15.0
+
+_HEAD: Final = struct.Struct("!I")
+
+
+class Handle:
+    """A server in a child process. ``url``: where it listens. `stop` ends it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sock: socket.socket,
+        url: str,
+        feed: Inbox,
+        metrics: Callable[[], bytes] | None = None,
+    ) -> None:
+        self.url = url
+        self.restarts = 0
+        self._settings = settings
+        self._sock = sock
+        self._feed = feed
+        self._metrics = metrics
+        self._stopping = threading.Event()
+        self._arrived = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        feed.on_arrival(self._arrived.set)
+        self._thread = threading.Thread(target=self._keep_up, name="http", daemon=True)
+        self._thread.start()
+        log.info("The dashboard is at %s", self.url)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, for who watches it."""
+        return self._child.pid if self._child is not None else None
+
+    def stop(self) -> None:
+        """End the child: it ends its streams properly first."""
+        self._stopping.set()
+        self._arrived.set()
+        self._thread.join(GRACE + 5)
+        self._sock.close()
+
+    def _keep_up(self) -> None:
+        pause = RESTART_FIRST
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._run_child()
+            except OSError as error:
+                log.warning("The HTTP process can't be started: %s", error)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began > 60:
+                pause = RESTART_FIRST
+            self.restarts += 1
+            log.warning("The HTTP process ended; it is started again in %.1f s. Counting goes on.", pause)
+            self._stopping.wait(pause)
+            pause = min(pause * 2, RESTART_LAST)
+
+    def _run_child(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                fds = (theirs.fileno(), self._sock.fileno())
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "stream.web.child_main", *map(str, fds)],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                )
+            try:
+                with contextlib.suppress(OSError):
+                    send(ours, ("settings", self._settings))
+                    self._feed_child(ours)
+            finally:
+                self._end_child()
+
+    def _feed_child(self, pipe: socket.socket) -> None:
+        """Send what was flushed, and metrics, when the child has taken what came before. OSError at its end."""
+        metrics_at = 0.0
+        while not self._stopping.is_set():
+            # the child asks for more by a byte; that it has ended shows here, too
+            if not self._wait_for_byte(pipe):
+                return
+            while not self._arrived.wait(0.5):
+                if self._is_due(metrics_at) or self._has_ended():
+                    break
+            self._arrived.clear()
+            if self._stopping.is_set():
+                return
+            flushes = self._feed.take()
+            metrics = None
+            if self._metrics is not None and self._is_due(metrics_at):
+                metrics, metrics_at = self._read_metrics(), time.monotonic()
+            send(pipe, ("flushed", flushes, metrics))
+            self._stopping.wait(EVERY)
+
+    def _wait_for_byte(self, pipe: socket.socket) -> bool:
+        pipe.settimeout(0.5)
+        while not self._stopping.is_set():
+            try:
+                return bool(pipe.recv(1))
+            except TimeoutError:
+                if self._has_ended():
+                    return False
+        return False
+
+    def _is_due(self, metrics_at: float) -> bool:
+        return self._metrics is not None and time.monotonic() - metrics_at > METRICS_EVERY
+
+    def _has_ended(self) -> bool:
+        return self._child is None or self._child.poll() is not None
+
+    def _read_metrics(self) -> bytes | None:
+        try:
+            return self._metrics() if self._metrics is not None else None
+        except Exception:  # metrics must not end the page
+            log.exception("Metrics can't be read")
+            return None
+
+    def _end_child(self) -> None:
+        child = self._child
+        if child is None:
+            return
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            log.warning("The HTTP process does not end; it is killed.")
+            child.kill()
+            child.wait()
+
+
+def send(pipe: socket.socket, frame: Any) -> None:
+    """One frame: its length, then the pickled value. Both ends are this program."""
+    body = pickle.dumps(frame, pickle.HIGHEST_PROTOCOL)
+    pipe.settimeout(None)
+    pipe.sendall(_HEAD.pack(len(body)) + body)

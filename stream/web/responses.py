@@ -1,0 +1,57 @@
+"""How a call answers: JSON with a strong ETag, 304 where the asker has it, cursors that mean nothing outside."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stream.web.problems import Problem
+from stream.web.serialize import dumps
+
+_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+
+def answer(request: Request, value: object, status: int = 200) -> Response:
+    """``value`` as JSON. The ETag is that of its bytes, so that equal answers have equal tags in every process."""
+    body = dumps(value)
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    if _has(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, status, {"ETag": tag}, "application/json")
+
+
+def _has(if_none_match: str | None, tag: str) -> bool:
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    return any(held.removeprefix("W/") == tag for held in _TAG.findall(if_none_match))
+
+
+def cursor_of(number: int) -> str:
+    """A cursor that goes on after ``number``."""
+    return base64.urlsafe_b64encode(f"after {number}".encode()).decode().rstrip("=")
+
+
+def number_of(cursor: str | None) -> int | None:
+    """The number in a cursor of ours; None without one. A Problem for anything else."""
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode("ascii")
+        word, _, number = text.partition(" ")
+        if word == "after" and number.isdigit() and len(number) < 20 and cursor_of(int(number)) == cursor:
+            return int(number)
+    except (binascii.Error, ValueError):
+        pass
+    raise Problem(422, "The cursor is none of ours. Take `next_cursor` of the page before, or leave it out.")
+
+
+def where(request: Request, path: str) -> str:
+    """The address of ``path`` as the asker sees us: behind a proxy with X-Forwarded-Prefix, under that."""
+    return str(request.scope.get("sentstream.prefix", "")) + path
