@@ -53,8 +53,8 @@ class Publisher:
     """Sends batches to the changes topic. For one thread; closes as a context manager.
 
     ``begin``: where the first batches begin; all before that is durable already. ``acknowledged``: called (in the
-    client's thread) whenever something was acknowledged, to wake up who waits. ``at``: told each step's name, for
-    failpoints.
+    client's thread) whenever something was acknowledged, to wake up who waits. ``failpoint``: called with
+    the name of each step.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Publisher:
         *,
         in_flight: int = IN_FLIGHT,
         acknowledged: Callable[[], None] = lambda: None,
-        at: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._cluster = cluster
         self._topic = topic
         self._limit = in_flight
         self._acknowledged = acknowledged
-        self._at = at
+        self._failpoint = failpoint
         self._lanes = [_Lane(begin) for _ in range(partitions)]
         self._some = threading.Event()
         self.in_flight = 0
@@ -121,7 +121,7 @@ class Publisher:
         """Send a batch; does not wait for it. PublishError where it can't be sent, or an earlier one failed."""
         data = encode(batch)
         lane = self._lanes[batch.partition]
-        self._at("before_send")
+        self._failpoint("before_send")
         try:
             future = self._producer.send(self._topic, value=data, partition=batch.partition)
         except (kafka.errors.KafkaError, OSError, AssertionError) as error:

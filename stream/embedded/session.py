@@ -35,7 +35,7 @@ from stream.metrics.states import EmbeddedState
 from stream.pipeline.epochs import settle
 from stream.pipeline.flush import write
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader
-from stream.service.failpoints import at
+from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.session")
 
@@ -79,7 +79,7 @@ class Session:
         self._on_status = on_status
         self._on_unbased = on_unbased
         self._reader = WalReader(options.wal)
-        self._store = Store(options.wal.mailer_schema, at)
+        self._store = Store(options.wal.mailer_schema, failpoint)
         self._partition = Partition(0, options.policy, options.write_back)
         self._lock = threading.Lock()
         self._work = threading.Event()  # the flush thread has a reason to look
@@ -170,7 +170,7 @@ class Session:
                 batches += batcher.cut(None if reader.in_transaction else Position(read.end), read.as_of)
             if not batches:
                 continue
-            at("before_apply")
+            failpoint("before_apply")
             with self._lock:
                 for batch in batches:
                     if partition.apply(batch) is Outcome.NEW_EPOCH:
@@ -249,9 +249,9 @@ class Session:
         self.flushes += 1
         self._figures.saw(time.monotonic() - began, len(flush.rows))
         self._state.confirmed = flush.position.lsn
-        at("before_confirm")
+        failpoint("before_confirm")
         self._reader.confirm(flush.position.lsn)
-        at("after_confirm")
+        failpoint("after_confirm")
         self._say(flush, result.verdicts)
         for overwritten in result.overwritten:
             log.warning(

@@ -37,7 +37,7 @@ from stream.metrics.families import Page
 from stream.pipeline.epochs import Settled, settle
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
 from stream.service import failpoints, gc_tuning
-from stream.service.failpoints import at
+from stream.service.failpoints import failpoint
 from stream.service.signals import InForce, until_signalled
 from stream.service.watchdog import Watchdog, end_with, restart
 
@@ -107,7 +107,12 @@ class ReaderSession:
             settled = self._settle(opened)
             begin = Position(opened.begin)
             with Publisher(
-                options.cluster, options.topic, options.partitions, begin, in_flight=options.in_flight, at=at
+                options.cluster,
+                options.topic,
+                options.partitions,
+                begin,
+                in_flight=options.in_flight,
+                failpoint=failpoint,
             ) as publisher:
                 state.sessions += 1
                 state.epoch, state.confirmed = settled.epoch, opened.begin
@@ -176,7 +181,7 @@ class ReaderSession:
             for batch in batches:
                 publisher.send(batch)
             if batches:
-                at("after_send")
+                failpoint("after_send")
         for batch in batcher.cut(end, as_of):
             publisher.send(batch)
 
@@ -185,11 +190,11 @@ class ReaderSession:
         state.in_flight, state.records, state.bytes = publisher.in_flight, publisher.records, publisher.bytes
         durable = publisher.durable.lsn
         if durable > state.confirmed:
-            at("before_confirm")
+            failpoint("before_confirm")
             self._reader.confirm(durable)
             state.confirmed = durable
             state.moved_at = time.monotonic()
-            at("after_confirm")
+            failpoint("after_confirm")
 
 
 def options_of(settings: Settings) -> ReaderOptions:

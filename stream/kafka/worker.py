@@ -48,7 +48,7 @@ from stream.kafka.publications import Publications
 from stream.metrics.observed import Flushes as FlushFigures
 from stream.pipeline.flush import write
 from stream.service import gc_tuning
-from stream.service.failpoints import at
+from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.worker")
 
@@ -119,7 +119,7 @@ class Worker:
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self._decoder = Decoder()
-        self._store = Store(options.mailer_schema, at)
+        self._store = Store(options.mailer_schema, failpoint)
         self._assigned: dict[int, Assigned] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a partition is loaded, has room again, or is gone

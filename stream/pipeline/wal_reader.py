@@ -29,7 +29,7 @@ from stream.core.epoch import Server
 from stream.core.errors import PreconditionError, SentstreamError, UncountableError, UnreachableError
 from stream.core.fold import Fold, Tables
 from stream.core.pace import TICK
-from stream.service.failpoints import at
+from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.wal")
 
@@ -237,12 +237,12 @@ class WalReader:
         now = time.monotonic()
         transactions: list[Transaction] = []
         if gulp.block:
-            at("before_fold")
+            failpoint("before_fold")
             try:
                 transactions = alignment.follow(fold.block(gulp.block))
             except (UncountableError, PreconditionError) as error:
                 raise self._passable(error) from error
-            at("after_fold")
+            failpoint("after_fold")
         if gulp.block or gulp.wal_end:
             self._heard_at = now
         elif now - self._heard_at > SILENCE and not self.catching_up:

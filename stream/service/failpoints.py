@@ -43,7 +43,7 @@ def arm(text: str) -> None:
         _armed[name] = (action, int(nth or "1"))
 
 
-def at(name: str) -> None:
+def failpoint(name: str) -> None:
     """Pass the place ``name``: nothing happens, unless it is armed and its turn has come."""
     if not _armed or name not in _armed:
         return

@@ -249,12 +249,12 @@ def test_sealing_waits_for_the_flush_that_writes_the_verdicts(db: Database, conn
     with db.connect() as flushing:
         at_commit, go_on = threading.Event(), threading.Event()
 
-        def at(name: str) -> None:
+        def stop_at(name: str) -> None:
             if name == "before_commit":
                 at_commit.set()
                 go_on.wait(10)
 
-        flusher = threading.Thread(target=lambda: Store(at=at).flush(flushing, flush_of(run)))
+        flusher = threading.Thread(target=lambda: Store(failpoint=stop_at).flush(flushing, flush_of(run)))
         flusher.start()
         assert at_commit.wait(10)
         sealing = threading.Thread(target=lambda: result.append(reports.seal_settled(conn, abandon_after=0)))

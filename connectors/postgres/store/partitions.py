@@ -154,15 +154,15 @@ def _nothing(name: str) -> None:
 
 
 class Store:
-    """The tables of one database. ``at`` is told the name of each step, for failpoints."""
+    """The tables of one database. ``failpoint`` is called with the name of each step."""
 
-    def __init__(self, mailer_schema: str = "public", at: Callable[[str], None] = _nothing) -> None:
+    def __init__(self, mailer_schema: str = "public", failpoint: Callable[[str], None] = _nothing) -> None:
         campaigns = sql.Identifier(mailer_schema, "campaigns")
         self._campaigns = campaigns
         self._due = _DUE.format(campaigns=campaigns)
         self._write = _WRITE.format(campaigns=campaigns)
         self._found_right = _FOUND_RIGHT.format(campaigns=campaigns)
-        self._at = at
+        self._failpoint = failpoint
         self._refused: dict[int, str] = {}
 
     # ---- loading ------------------------------------------------------------------------------------------------
@@ -269,8 +269,8 @@ class Store:
         failures, deadlocks and lock time-outs (``psycopg.errors``) leave nothing written either: the same flush may
         be tried again. After any other database error the outcome is unknown: the partition must be loaded again.
         """
-        at = self._at
-        at("before_flush")
+        failpoint = self._failpoint
+        failpoint("before_flush")
         with connection.transaction():
             # What is confirmed must be on disk, whatever the database's default says.
             connection.execute("SET LOCAL synchronous_commit = on")
@@ -294,7 +294,7 @@ class Store:
                     "somebody else writes it.",
                     "Its state is loaded again.",
                 )
-            at("after_swap")
+            failpoint("after_swap")
             flush, raised = self._raised(connection, flush)
             held, overwritten, writes, found = self._due_now(connection, flush)
             refused = self._write_counters(connection, writes)
@@ -310,8 +310,8 @@ class Store:
             right = [campaign for campaign in flush.due if campaign not in writes and campaign not in refused]
             if right:
                 connection.execute(self._found_right, (right,))
-            at("before_commit")
-        at("after_commit")
+            failpoint("before_commit")
+        failpoint("after_commit")
         self._tell_refused(refused, writes)
         return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 

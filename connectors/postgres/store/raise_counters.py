@@ -11,7 +11,7 @@ count, and the counter is set.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -124,9 +124,7 @@ class _Run:
         return ids, [row[2] for row in counts], [any(row) for row in counts]
 
 
-def raise_counters(
-    conn: Connection, run_id: int, *, mailer_schema: str, at: Callable[[str], None] = lambda _: None
-) -> Raised:
+def raise_counters(conn: Connection, run_id: int, *, mailer_schema: str) -> Raised:
     """Raise ``campaigns.sent`` to what the run counted, in every partition that is not based or behind it.
 
     ``conn``: in autocommit, outside a transaction. Harmless to repeat, and does nothing for a run that is sealed, or
@@ -142,7 +140,7 @@ def raise_counters(
     raises: list[Raise] = []
     held: list[int] = []
     for partition in concerned:
-        rows, busy = _raise_partition(conn, run, partition, statement, at)
+        rows, busy = _raise_partition(conn, run, partition, statement)
         raises += [Raise(number, found, sent) for number, found, sent, locked in rows if locked]
         held += [number for number, _, _, locked in rows if not locked] + busy
     return Raised(tuple(concerned), tuple(raises), tuple(held))
@@ -158,7 +156,7 @@ def _read(conn: Connection, run_id: int) -> _Run | None:
 
 
 def _raise_partition(
-    conn: Connection, run: _Run, partition: int, statement: sql.Composed, at: Callable[[str], None]
+    conn: Connection, run: _Run, partition: int, statement: sql.Composed
 ) -> tuple[Sequence[tuple[int, int, int, bool]], list[int]]:
     """Rows (campaign, found, wanted, whether written), and the campaigns of a partition that stayed busy."""
     ids, sent, counted = run.of_partition(partition)
@@ -180,7 +178,6 @@ def _raise_partition(
                     return (), []  # it got there meanwhile
                 if cursor.execute(_OPEN, values).rowcount != 1:
                     return (), []
-                at("raise_after_watermark")
                 return cursor.execute(statement, values).fetchall(), []
         except _AGAIN:
             continue
