@@ -28,7 +28,7 @@ from stream.core.position import Position
 from stream.core.verdict import GAP, NEW_EPOCH
 
 
-class Took(Enum):
+class RecordOutcome(Enum):
     """What became of a record."""
 
     APPLIED = "applied"
@@ -55,7 +55,7 @@ class Record:
     token: Any = None
 
 
-class Assigned:
+class AssignedPartition:
     """The state of one assignment of a partition, from its load to its revocation."""
 
     def __init__(
@@ -105,13 +105,13 @@ class Assigned:
                 done.append(record)
             elif self.next_offset is not None and record.offset > self.next_offset:
                 break  # PostgreSQL has less than we thought: what it lacks is read again
-            elif self._apply(record) is Took.RELOAD:
+            elif self._apply(record) is RecordOutcome.RELOAD:
                 self.ignore(record)
         return done
 
     # ---- applying -----------------------------------------------------------------------------------------------
 
-    def take(self, record: Record, *, first_kept: int | None = None) -> Took:
+    def take(self, record: Record, *, first_kept: int | None = None) -> RecordOutcome:
         """Apply a record, or say why not. ``first_kept``: the oldest offset that the log still has, where the caller
         has looked: what was expected before it is gone, and no seek brings it back."""
         if self.next_offset is not None and record.offset < self.next_offset:
@@ -119,7 +119,7 @@ class Assigned:
                 self.next_offset = None  # offsets mean nothing any more; positions still do
                 return self._apply(record)
             durable = self._durable_offset
-            return Took.SEEN if durable is not None and record.offset < durable else Took.TWICE
+            return RecordOutcome.SEEN if durable is not None and record.offset < durable else RecordOutcome.TWICE
         skipped = self.next_offset is not None and record.offset > self.next_offset
         if skipped and first_kept is not None and first_kept >= record.offset:
             skipped = False
@@ -132,25 +132,25 @@ class Assigned:
         partition = self._partition
         return last is not None and (last.epoch, last.end) > (partition.epoch, partition.position)
 
-    def _apply(self, record: Record, skipped: bool = False) -> Took:
+    def _apply(self, record: Record, skipped: bool = False) -> RecordOutcome:
         partition = self._partition
         try:
             batch = self._decoder.decode(record.value, self._topic, self.number, record.offset)
         except PoisonError as error:
             if skipped:
-                return Took.SKIPPED
+                return RecordOutcome.SKIPPED
             self.poisoned = error
             partition.unbase(GAP)
             self._keep(record)
-            return Took.POISON
+            return RecordOutcome.POISON
         if skipped and batch.epoch == partition.epoch and batch.begin > partition.position:
-            return Took.SKIPPED
+            return RecordOutcome.SKIPPED
         outcome = partition.apply(batch)
         if outcome is Outcome.NEW_EPOCH:
-            return Took.RELOAD
+            return RecordOutcome.RELOAD
         partition.status_changes.clear()
         self._keep(record)
-        return Took.GAP if outcome is Outcome.GAP else Took.APPLIED
+        return RecordOutcome.GAP if outcome is Outcome.GAP else RecordOutcome.APPLIED
 
     def ignore(self, record: Record) -> None:
         """Pass over a record whose epoch PostgreSQL does not know even after loading."""

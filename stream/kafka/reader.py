@@ -32,6 +32,7 @@ from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
 from stream.core.partitioner import partition_of
 from stream.core.position import Position, lsn_text
 from stream.kafka.role_metrics import reader_families, reader_health
+from stream.kafka.state import ReaderState
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.pipeline.epochs import Settled, settle
@@ -58,25 +59,6 @@ class ReaderOptions:
     topic: str
     partitions: int
     in_flight: int = 32 << 20
-
-
-@dataclass(slots=True)
-class ReaderState:
-    """What the reader can say of itself, for `status`, health and metrics. Times are monotonic seconds."""
-
-    epoch: int = 0
-    confirmed: int = 0
-    behind: int = 0
-    in_flight: int = 0
-    records: int = 0
-    bytes: int = 0
-    entries: int = 0
-    sessions: int = 0
-    began_at: float = 0.0
-    moved_at: float = 0.0
-    waiting_for_slot: bool = False
-    #: false while, or if the last session ended while, a backlog was read by SQL
-    caught_up: bool = True
 
 
 class ReaderSession:

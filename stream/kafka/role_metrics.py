@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 
+from stream.kafka.state import ReaderState, WorkerState
 from stream.metrics.families import counter, gauge
 from stream.metrics.states import Check, round_check
-
-if TYPE_CHECKING:
-    from stream.kafka.reader import ReaderState
-    from stream.kafka.worker import WorkerState
 
 
 def reader_families(state: ReaderState, stalls: int) -> Iterator[Metric]:

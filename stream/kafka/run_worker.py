@@ -21,7 +21,8 @@ from connectors.kafka.group_lag import LagReader
 from connectors.kafka.topics import Names, ensure, require
 from stream.config.settings import Settings
 from stream.kafka.role_metrics import worker_families, worker_health
-from stream.kafka.worker import LEAVING, Worker, WorkerOptions, WorkerState
+from stream.kafka.state import WorkerState
+from stream.kafka.worker import LEAVING, Worker, WorkerOptions
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.service import failpoints

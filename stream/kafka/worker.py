@@ -43,8 +43,9 @@ from stream.core.partition import Loaded, Policy
 from stream.core.partitioner import partition_of
 from stream.core.position import lsn_text
 from stream.kafka import faust_patches
-from stream.kafka.assignment import Assigned, Record, Took
+from stream.kafka.assignment import AssignedPartition, Record, RecordOutcome
 from stream.kafka.publications import Publications
+from stream.kafka.state import WorkerState
 from stream.metrics.observed import Flushes as FlushFigures
 from stream.pipeline.flush import write
 from stream.service import gc_tuning
@@ -88,26 +89,6 @@ class WorkerOptions:
         return f"{self.instance}.{self.partitions}" if self.instance else None
 
 
-@dataclass(slots=True)
-class WorkerState:
-    """What the worker can say of itself, for `status`, health and metrics. Times are monotonic seconds."""
-
-    partitions: tuple[int, ...] = ()
-    records: int = 0
-    entries_bytes: int = 0
-    pending_bytes: int = 0
-    flushes: int = 0
-    flush_seconds: float = 0.0
-    fenced: int = 0
-    reloads: int = 0
-    gaps: int = 0
-    skipped: int = 0
-    poison: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
-    database_away_since: float | None = None
-    next_offsets: dict[int, int] = field(default_factory=dict)
-
-
 class Worker:
     """The Faust app and what it holds. Made inside the event loop that runs it."""
 
@@ -120,7 +101,7 @@ class Worker:
         self.failed = asyncio.Event()
         self._decoder = Decoder()
         self._store = Store(options.mailer_schema, failpoint)
-        self._assigned: dict[int, Assigned] = {}
+        self._assigned: dict[int, AssignedPartition] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a partition is loaded, has room again, or is gone
         self._work = asyncio.Event()  # the flush loop has a reason to look
@@ -230,7 +211,7 @@ class Worker:
             before = self._assigned.get(number)
             if before is not None:
                 before.revoked = True
-            self._assigned[number] = Assigned(
+            self._assigned[number] = AssignedPartition(
                 number, options.names.changes, self._decoder, options.policy, options.write_back
             )
         for number in set(self._assigned) - set(numbers):
@@ -262,7 +243,7 @@ class Worker:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _load(self, states: list[Assigned]) -> None:
+    async def _load(self, states: list[AssignedPartition]) -> None:
         """Load partitions from the store of record, for as long as it takes and they are ours."""
         backoff = Backoff(first=0.2, most=self.options.reconnect_max)
         waiting = list(states)
@@ -287,7 +268,7 @@ class Worker:
             backoff = backoff.failed()
             await asyncio.sleep(backoff.pause)
 
-    def _loaded(self, state: Assigned, loaded: Loaded, flows: list[tuple[int, int, int]]) -> None:
+    def _loaded(self, state: AssignedPartition, loaded: Loaded, flows: list[tuple[int, int, int]]) -> None:
         if state.revoked:
             return
         self.state.database_away_since = None
@@ -313,7 +294,7 @@ class Worker:
 
     # ---- what the topic shows -----------------------------------------------------------------------------------
 
-    async def _read_topic(self, state: Assigned) -> None:
+    async def _read_topic(self, state: AssignedPartition) -> None:
         """After a partition was published whole: which campaigns does the topic show? Some may be gone, and whoever
         owed their tombstone died. See ``stream.core.tombstones``. Nothing waits for this, and where it fails the next
         whole publication tries again."""
@@ -368,32 +349,32 @@ class Worker:
         if state is None:
             return  # it comes again, to whoever has the partition
         took = state.take(record)
-        if took is Took.RELOAD:
+        if took is RecordOutcome.RELOAD:
             took = await self._newer(state, record)
-        if took is Took.SKIPPED:
+        if took is RecordOutcome.SKIPPED:
             took = await self._read_again(state, record)
-        if took is Took.SEEN:
+        if took is RecordOutcome.SEEN:
             self._acknowledge([record])
             await self._jump(state, record)
-        elif took in (Took.APPLIED, Took.GAP, Took.POISON):
+        elif took in (RecordOutcome.APPLIED, RecordOutcome.GAP, RecordOutcome.POISON):
             self.state.records += 1
             self.state.entries_bytes += len(record.value)
             if state.next_offset is not None:
                 self.state.next_offsets[number] = state.next_offset
-            if took is Took.GAP:
+            if took is RecordOutcome.GAP:
                 self.state.gaps += 1
                 log.warning(
                     "partition %d: something before offset %d is lost; the partition is counted anew",
                     number,
                     record.offset,
                 )
-            elif took is Took.POISON:
+            elif took is RecordOutcome.POISON:
                 self.state.poison += 1
                 log.error("%s", state.poisoned)
             if state.waiting().dirty:
                 self._work.set()
 
-    async def _ready(self, number: int) -> Assigned | None:
+    async def _ready(self, number: int) -> AssignedPartition | None:
         """The partition's state, once it is loaded and has room; None where it is not ours (any more)."""
         while True:
             state = self._assigned.get(number)
@@ -410,7 +391,7 @@ class Worker:
         self.state.pending_bytes = sum(state.size for state in self._assigned.values())
         return self.state.pending_bytes
 
-    async def _newer(self, state: Assigned, record: Record) -> Took:
+    async def _newer(self, state: AssignedPartition, record: Record) -> RecordOutcome:
         """A record of an epoch that we do not know: it is in PostgreSQL before it is in Kafka, or it is nobody's."""
         self.state.reloads += 1
         log.info("partition %d: a newer epoch began; loading again", state.number)
@@ -418,21 +399,21 @@ class Worker:
         state.loaded = False
         await self._load([state])
         if not state.loaded or state.revoked:
-            return Took.TWICE
+            return RecordOutcome.TWICE
         took = state.take(record)
-        if took is Took.RELOAD:
+        if took is RecordOutcome.RELOAD:
             log.warning("a record of an epoch that PostgreSQL does not know is ignored (offset %d)", record.offset)
             state.ignore(record)
-            return Took.APPLIED
+            return RecordOutcome.APPLIED
         return took
 
-    async def _read_again(self, state: Assigned, record: Record) -> Took:
+    async def _read_again(self, state: AssignedPartition, record: Record) -> RecordOutcome:
         """Records were skipped on their way here. Where the log still has them, go back; where not, they are lost."""
         expected = state.next_offset
         assert expected is not None
         now = time.monotonic()
         if now - self._seeks.get(state.number, 0.0) < _SEEK_EVERY:
-            return Took.TWICE
+            return RecordOutcome.TWICE
         tp = TP(self.options.names.changes, state.number)
         consumer = self.app.consumer
         first = (await consumer.earliest_offsets(tp)).get(tp)
@@ -442,9 +423,9 @@ class Worker:
         self._seeks[state.number] = now
         log.warning("partition %d: offset %d came, %d is next; reading again", state.number, record.offset, expected)
         await self._seek(tp, expected)
-        return Took.TWICE
+        return RecordOutcome.TWICE
 
-    async def _jump(self, state: Assigned, record: Record) -> None:
+    async def _jump(self, state: AssignedPartition, record: Record) -> None:
         """Far behind what is written already (somebody moved the group's offsets back): go on where PostgreSQL
         says."""
         expected = state.next_offset
@@ -527,7 +508,7 @@ class Worker:
                 self._again(fenced)
         self._changed.set()
 
-    def _flushed(self, state: Assigned, flush: Flush, result: Written) -> None:
+    def _flushed(self, state: AssignedPartition, flush: Flush, result: Written) -> None:
         self._acknowledge(state.flushed(flush, result, time.monotonic()))
         flows = [(campaign, minute, n) for (campaign, minute, kind), n in flush.history if kind == "flow"]
         self.publications.add(of_flush(flush), flows)
@@ -543,7 +524,7 @@ class Worker:
         for record in records:
             record.token.ack()
 
-    def _again(self, states: list[Assigned]) -> None:
+    def _again(self, states: list[AssignedPartition]) -> None:
         """Load these again; what is pending is applied again then."""
         for state in states:
             state.loaded = False

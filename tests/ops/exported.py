@@ -10,9 +10,8 @@ from prometheus_client.core import Metric
 from connectors.postgres.queries.metrics import CAUSES, VERDICTS, Figures, LastRun, Mark
 from stream.config.settings import Settings
 from stream.core.status import STATUSES
-from stream.kafka.reader import ReaderState
 from stream.kafka.role_metrics import reader_families, worker_families
-from stream.kafka.worker import WorkerState
+from stream.kafka.state import ReaderState, WorkerState
 from stream.metrics.database import DatabaseView
 from stream.metrics.families import Page
 from stream.metrics.observed import Flushes, Recounts

@@ -1,9 +1,9 @@
 """The whole protocol in seeded worlds: readers, zombies, partitions, flushes, recounts, and everything that goes wrong.
 
 Every decision is taken by the code that ships (fold, alignment, batches, partition, epochs, pace, and the worker's
-``Assigned``); only the servers are small ones (``server``, and topics that are lists). A world plays a few hundred
-steps in a random order: crashes of anything, a slot lost or advanced, a restore from an older backup, another number of
-partitions, records lost on the way or by retention, answers to a commit that never arrive, locked campaigns,
+``AssignedPartition``); only the servers are small ones (``server``, and topics that are lists). A world plays a few
+hundred steps in a random order: crashes of anything, a slot lost or advanced, a restore from an older backup, another
+number of partitions, records lost on the way or by retention, answers to a commit that never arrive, locked campaigns,
 overwritten counters, raises ahead of the stream.
 
     at every flush       the counts are those of the queue at that point of the WAL, and the history adds up to them
@@ -35,7 +35,7 @@ from stream.core.partitioner import partition_of
 from stream.core.position import Position
 from stream.core.status import SENT
 from stream.core.verdict import NEW_EPOCH
-from stream.kafka.assignment import Assigned, Record, Took
+from stream.kafka.assignment import AssignedPartition, Record, RecordOutcome
 from tests.core import wal
 from tests.core.oracle import Act
 from tests.proofs.found import Found
@@ -237,7 +237,7 @@ class Worker:
 
     def __init__(self, world: World, numbers: list[int]) -> None:
         self.world, self.server = world, world.server
-        self.states = {n: Assigned(n, "t", world.decoder, world.policy) for n in numbers}  # type: ignore[arg-type]
+        self.states = {n: AssignedPartition(n, "t", world.decoder, world.policy) for n in numbers}  # type: ignore[arg-type]
         self.at: dict[int, int] = {}
         self.stale = False
 
@@ -245,7 +245,7 @@ class Worker:
     def alive(self) -> bool:
         return not self.stale
 
-    def load(self, state: Assigned) -> None:
+    def load(self, state: AssignedPartition) -> None:
         try:
             loaded = self.world.server.load(state.number, self.world.partition_of)
         except LookupError:
@@ -255,7 +255,7 @@ class Worker:
         log = self.world.topic(state.number)
         self.at[state.number] = log.first if expected is None else max(expected, log.first)
 
-    def take(self, state: Assigned) -> None:
+    def take(self, state: AssignedPartition) -> None:
         """The next record of a partition."""
         log, number = self.world.topic(state.number), state.number
         offset = self.at[number] = max(self.at[number], log.first)
@@ -267,23 +267,23 @@ class Worker:
         self.at[number] = offset + 1
         record = Record(offset, data)
         took = state.take(record)
-        if took is Took.RELOAD:
+        if took is RecordOutcome.RELOAD:
             self.load(state)
             self.at[number] = offset + 1
             if not state.loaded:
                 return
             took = state.take(record)
-            if took is Took.RELOAD:
+            if took is RecordOutcome.RELOAD:
                 state.ignore(record)
-        if took is Took.SKIPPED:
+        if took is RecordOutcome.SKIPPED:
             assert state.next_offset is not None
             if log.first > state.next_offset:
                 took = state.take(record, first_kept=offset)
             else:
                 self.at[number] = state.next_offset
-        self.world.figures.gaps += took is Took.GAP
+        self.world.figures.gaps += took is RecordOutcome.GAP
 
-    def flush(self, state: Assigned) -> None:
+    def flush(self, state: AssignedPartition) -> None:
         now = self.world.clock
         if not state.due(now):
             return
