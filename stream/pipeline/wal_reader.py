@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import psycopg
 
+from connectors.postgres.catalog.conformance import check
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import slot as slots
 from connectors.postgres.replication.catchup import Catchup
 from connectors.postgres.replication.walsender import PublicationMissingError, SlotBusyError, Walsender
-from connectors.postgres.setup.conformance import check
 from stream.config.sources import Settings
 from stream.core.align import Alignment, Snapshot
 from stream.core.entries import Transaction

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
+from connectors.postgres.catalog.names import quoted
+from connectors.postgres.catalog.rights import merged, missing_rights
 from connectors.postgres.doctor.target import Target
-from connectors.postgres.setup.names import quoted
-from connectors.postgres.setup.rights import merged, missing_rights
 from stream.core.finding import Finding, critical, ok
 
 

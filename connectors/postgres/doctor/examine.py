@@ -7,11 +7,11 @@ from typing import Any
 
 import psycopg
 
+from connectors.postgres.catalog.facts import Wanted
+from connectors.postgres.catalog.look import look
+from connectors.postgres.catalog.names import quoted
 from connectors.postgres.doctor import access, mailer, publication, server, slot
 from connectors.postgres.doctor.target import Check, Target, Thresholds
-from connectors.postgres.setup.facts import Wanted
-from connectors.postgres.setup.look import look
-from connectors.postgres.setup.names import quoted
 from stream.core.errors import UnreachableError
 from stream.core.finding import Finding, critical, warning
 

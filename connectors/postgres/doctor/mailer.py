@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from connectors.mailer import catalog
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, SETTINGS, Need
 from connectors.mailer.window import read_window
+from connectors.postgres.catalog.names import SCHEMA, quoted
 from connectors.postgres.doctor.target import Target
-from connectors.postgres.setup.names import SCHEMA, quoted
 from connectors.postgres.setup.obstacles import mailer_obstacles
 from stream.core.errors import ConfigurationError
 from stream.core.finding import Finding, critical, ok, warning

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from connectors.mailer.tables import EMAIL_QUEUE
+from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, members, quoted
 from connectors.postgres.doctor.target import Target
-from connectors.postgres.setup.names import IDENTITY_INDEX, SCHEMA, members, quoted
 from connectors.postgres.setup.obstacles import conflict_obstacles
 from connectors.postgres.setup.versions import migrations
 from stream.core.finding import Finding, critical, ok, warning

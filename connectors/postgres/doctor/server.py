@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from connectors.postgres.catalog.names import literal, quoted
 from connectors.postgres.doctor.target import Target, size
-from connectors.postgres.setup.names import literal, quoted
 from connectors.postgres.setup.obstacles import OLDEST_SERVER
 from stream.core.finding import Finding, critical, ok, warning
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from connectors.postgres.catalog.names import literal, quoted
 from connectors.postgres.doctor.target import Target, size
-from connectors.postgres.setup.names import literal, quoted
 from connectors.postgres.setup.obstacles import slot_is_foreign, slot_obstacles
 from stream.core.finding import Finding, critical, ok, warning
 

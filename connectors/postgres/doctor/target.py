@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from connectors.postgres.setup.facts import Found, Wanted
+from connectors.postgres.catalog.facts import Found, Wanted
 from stream.core.finding import Finding
 
 

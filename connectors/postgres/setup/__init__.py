@@ -6,13 +6,13 @@ afterwards, and for ever after, whether it is still so.
 
 from __future__ import annotations
 
+from connectors.postgres.catalog.conformance import Difference, check, countable_from, identity_mode
+from connectors.postgres.catalog.facts import Found, Wanted
+from connectors.postgres.catalog.look import look
+from connectors.postgres.catalog.rights import Right, missing_rights
 from connectors.postgres.setup.apply import BlockedError, Blocker, Progress, apply
-from connectors.postgres.setup.conformance import Difference, check, countable_from, identity_mode
-from connectors.postgres.setup.facts import Found, Wanted
-from connectors.postgres.setup.look import look
 from connectors.postgres.setup.obstacles import Obstacle
 from connectors.postgres.setup.plan import Plan, Step, plan
-from connectors.postgres.setup.rights import Right, missing_rights
 from connectors.postgres.setup.run import plan_of, set_up, tear_down, teardown_plan_of
 from connectors.postgres.setup.script import script
 

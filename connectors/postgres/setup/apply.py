@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from connectors.postgres.setup.names import literal, quoted
+from connectors.postgres.catalog.names import literal, quoted
 from connectors.postgres.setup.plan import Step
 from stream.core.errors import PreconditionError, SentstreamError, UnreachableError
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, Column, needed
-from connectors.postgres.setup.facts import Found, Slot, Table, Wanted, mode
-from connectors.postgres.setup.names import IDENTITY_COLUMNS, IDENTITY_INDEX, PLUGIN, SCHEMA, literal, members, quoted
+from connectors.postgres.catalog.facts import Found, Slot, Table, Wanted, mode
+from connectors.postgres.catalog.names import IDENTITY_COLUMNS, IDENTITY_INDEX, PLUGIN, SCHEMA, literal, members, quoted
 from connectors.postgres.setup.versions import migrations
 from stream.core.status import STATUSES
 

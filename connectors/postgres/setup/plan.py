@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from connectors.mailer.tables import EMAIL_QUEUE
-from connectors.postgres.setup.facts import Found, IdentityMode, Slot, Wanted, mode
-from connectors.postgres.setup.names import (
+from connectors.postgres.catalog.facts import Found, IdentityMode, Slot, Wanted, mode
+from connectors.postgres.catalog.names import (
     ACTIONS,
     IDENTITY_COLUMNS,
     IDENTITY_INDEX,
@@ -30,8 +30,8 @@ from connectors.postgres.setup.names import (
     members,
     quoted,
 )
+from connectors.postgres.catalog.rights import READ_ONLY, merged
 from connectors.postgres.setup.obstacles import OF_OWNERS, Obstacle, obstacles, slot_is_foreign, slot_is_spent
-from connectors.postgres.setup.rights import READ_ONLY, merged
 from connectors.postgres.setup.versions import migrations, release
 
 #: whether a member of the publication shall have its column list

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from connectors.postgres.catalog.facts import Wanted
+from connectors.postgres.catalog.look import look
+from connectors.postgres.catalog.names import SCHEMA, literal
 from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, BlockedError, Blocker, Progress, apply
-from connectors.postgres.setup.facts import Wanted
-from connectors.postgres.setup.look import look
-from connectors.postgres.setup.names import SCHEMA, literal
 from connectors.postgres.setup.plan import Plan, Step, plan
 from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
 from stream.core.errors import PreconditionError

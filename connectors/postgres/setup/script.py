@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from connectors.postgres.catalog.names import quoted
 from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT
-from connectors.postgres.setup.names import quoted
 from connectors.postgres.setup.plan import Step
 
 _WHO = {

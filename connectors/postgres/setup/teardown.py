@@ -13,9 +13,9 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from connectors.mailer.tables import EMAIL_QUEUE
-from connectors.postgres.setup.facts import Found, Wanted
-from connectors.postgres.setup.look import look
-from connectors.postgres.setup.names import IDENTITY_INDEX, SCHEMA, literal, members, quoted
+from connectors.postgres.catalog.facts import Found, Wanted
+from connectors.postgres.catalog.look import look
+from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, literal, members, quoted
 from connectors.postgres.setup.obstacles import Obstacle, slot_is_foreign
 from connectors.postgres.setup.plan import Plan, Step
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import Final
 
-from connectors.postgres.setup.names import quoted
+from connectors.postgres.catalog.names import quoted
 
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _MAILER: Final = ':"mailer"'

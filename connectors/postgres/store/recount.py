@@ -21,8 +21,8 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
-from connectors.postgres.setup import conformance
-from connectors.postgres.setup.names import IDENTITY_INDEX
+from connectors.postgres.catalog import conformance
+from connectors.postgres.catalog.names import IDENTITY_INDEX
 from stream.core.errors import PreconditionError, SentstreamError, UncountableError
 from stream.core.report import Run
 from stream.core.status import STATUSES

@@ -12,10 +12,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
-from connectors.postgres.setup.conformance import check, countable_from
-from connectors.postgres.setup.facts import Conflict, Found, Index, Publication, Slot, Table, Wanted
-from connectors.postgres.setup.names import IDENTITY_INDEX, SCHEMA, quoted
-from connectors.postgres.setup.rights import missing_rights
+from connectors.postgres.catalog.conformance import check, countable_from
+from connectors.postgres.catalog.facts import Conflict, Found, Index, Publication, Slot, Table, Wanted
+from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, quoted
+from connectors.postgres.catalog.rights import missing_rights
 from stream.core.status import STATUSES
 
 

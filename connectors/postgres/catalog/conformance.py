@@ -19,7 +19,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import dict_row, tuple_row
 
-from connectors.postgres.setup.names import (
+from connectors.postgres.catalog.names import (
     ACTIONS,
     IDENTITY_COLUMNS,
     IDENTITY_INDEX,

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, TABLES
-from connectors.postgres.setup.names import SCHEMA, quoted
+from connectors.postgres.catalog.names import SCHEMA, quoted
 
 #: tables of ours that running only reads
 READ_ONLY: Final = ("schema_version", "setup_state")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from connectors.postgres.setup.conformance import Difference
-from connectors.postgres.setup.rights import Right
+from connectors.postgres.catalog.conformance import Difference
+from connectors.postgres.catalog.rights import Right
 
 IdentityMode = Literal["index", "full"]
 Part = Literal["all", "owner", "replication"]
