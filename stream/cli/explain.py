@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from connectors.postgres.queries.explain import Change, Explanation, Finding, explain
+from connectors.postgres.queries.explain import Explanation, HistoryEntry, RecordedVerdict, explain
 from connectors.postgres.queries.progress import find_campaign
 from stream.cli import words
 from stream.cli.call import Call, command
@@ -200,12 +200,12 @@ def _rebases(found: Explanation) -> Iterator[str]:
         )
 
 
-def _change(change: Change) -> str:
+def _change(change: HistoryEntry) -> str:
     kind = "" if change.kind == "flow" else f"  {change.kind}"
     return f"  {words.moment(change.minute)[:16]}  {change.sent:+,}{kind}"
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: RecordedVerdict) -> Iterator[str]:
     head = f"  run {finding.run_id}  {words.moment(finding.decided_at)}  {finding.verdict}: {VERDICTS[finding.verdict]}"
     yield f"{head} (trigger {finding.trigger}, by {words.safe(finding.requested_by)})"
     if finding.cause is not None:

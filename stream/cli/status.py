@@ -8,7 +8,7 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from connectors.postgres.queries.status import Slot, Status, Watermark, read_status
+from connectors.postgres.queries.status import SlotStatus, Status, WatermarkStatus, read_status
 from stream.cli import words
 from stream.cli.call import Call, command
 from stream.cli.watch import run_text
@@ -72,7 +72,7 @@ def _verdict(found: Status) -> tuple[str, str]:
     return f"stale: as of {words.span(oldest)} ago; {doing}", "yellow"
 
 
-def _mark(mark: Watermark) -> tuple[str, str]:
+def _mark(mark: WatermarkStatus) -> tuple[str, str]:
     if not mark.based:
         return f"epoch {mark.epoch}, at {mark.lsn}, no base yet", "yellow"
     age = "never" if mark.age_seconds is None else f"{words.span(mark.age_seconds)} ago"
@@ -81,11 +81,11 @@ def _mark(mark: Watermark) -> tuple[str, str]:
     return text, "" if mark.age_seconds is not None and mark.age_seconds <= 5 else "yellow"
 
 
-def _age(mark: Watermark) -> float:
+def _age(mark: WatermarkStatus) -> float:
     return float("inf") if mark.age_seconds is None else mark.age_seconds
 
 
-def _slot(slot: Slot | None, name: str, temporary: bool) -> tuple[str, str]:
+def _slot(slot: SlotStatus | None, name: str, temporary: bool) -> tuple[str, str]:
     if slot is None and temporary:
         return f"{name} is temporary: `sentstream run` (Kafka shape: `read`) makes it when it starts", "yellow"
     if slot is None:

@@ -25,7 +25,7 @@ from rich.live import Live
 
 from connectors.postgres.connect import Connection, connect
 from connectors.postgres.queries.progress import read_progress
-from connectors.postgres.queries.status import Run, Status, read_status
+from connectors.postgres.queries.status import LastRun, Status, read_status
 from stream.cli import words
 from stream.cli.terminal import is_ascii
 from stream.cli.view import View, draw, plain_line
@@ -64,7 +64,7 @@ def look(
     )
 
 
-def run_text(run: Run | None, status: Status) -> str:
+def run_text(run: LastRun | None, status: Status) -> str:
     """``run 17: verified 5, 2 min ago``; only what is not 0."""
     if run is None:
         return "not verified yet"

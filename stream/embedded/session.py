@@ -32,7 +32,7 @@ from stream.core.position import Position, lsn_text
 from stream.core.verdict import NEW_EPOCH
 from stream.metrics.observed import Flushes as FlushFigures
 from stream.metrics.states import EmbeddedState
-from stream.pipeline.epochs import settle
+from stream.pipeline.epochs import enter_epoch
 from stream.pipeline.flush import write
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader
 from stream.service.failpoints import failpoint
@@ -123,8 +123,8 @@ class Session:
 
     def _load(self, connection: psycopg.Connection[Any], opened: Opened) -> None:
         store = self._store
-        settled = settle(store, connection, opened.server, opened.begin, 1, _one)
-        because = NEW_EPOCH if settled.began and not settled.first else None
+        entered = enter_epoch(store, connection, opened.server, opened.begin, 1, _one)
+        because = NEW_EPOCH if entered.began and not entered.first else None
         loaded = store.load(connection, 0, _one)
         self._partition.load(loaded, because)
         self.written = loaded.position

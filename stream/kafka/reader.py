@@ -35,7 +35,7 @@ from stream.kafka.role_metrics import reader_families, reader_health
 from stream.kafka.state import ReaderState
 from stream.metrics import endpoint
 from stream.metrics.families import Page
-from stream.pipeline.epochs import Settled, settle
+from stream.pipeline.epochs import EnteredEpoch, enter_epoch
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
 from stream.service import failpoints, gc_tuning
 from stream.service.failpoints import failpoint
@@ -86,7 +86,7 @@ class ReaderSession:
             if opened is None:
                 return
             state.waiting_for_slot = False
-            settled = self._settle(opened)
+            entered = self._enter_epoch(opened)
             begin = Position(opened.begin)
             with Publisher(
                 options.cluster,
@@ -97,17 +97,17 @@ class ReaderSession:
                 failpoint=failpoint,
             ) as publisher:
                 state.sessions += 1
-                state.epoch, state.confirmed = settled.epoch, opened.begin
+                state.epoch, state.confirmed = entered.epoch, opened.begin
                 state.began_at = state.moved_at = time.monotonic()
                 log.info(
                     "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
                     lsn_text(opened.begin),
-                    settled.epoch,
+                    entered.epoch,
                     options.partitions,
                     options.topic,
                     (opened.server.wal_end - opened.begin) / 1e6,
                 )
-                self._loop(settled.epoch, begin, publisher)
+                self._loop(entered.epoch, begin, publisher)
                 if publisher.drain(_LAST_WAIT):
                     self._confirm(publisher)
                 else:
@@ -115,12 +115,12 @@ class ReaderSession:
         finally:
             self._reader.close()
 
-    def _settle(self, opened: Opened) -> Settled:
+    def _enter_epoch(self, opened: Opened) -> EnteredEpoch:
         options = self._options
         ends = last_ends(options.cluster, options.topic, options.partitions)
         store = Store(options.wal.mailer_schema)
         with connect(options.wal.database_url, "epoch", settings={"lock_timeout": "10s"}) as connection:
-            return settle(
+            return enter_epoch(
                 store,
                 connection,
                 opened.server,

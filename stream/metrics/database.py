@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from connectors.postgres.queries.metrics import Figures, Mark
+from connectors.postgres.queries.metrics import StoreMetrics, WatermarkMetrics
 from connectors.postgres.setup.versions import release
 from stream.config.settings import Settings
 from stream.core.lag import Verdict
@@ -39,10 +39,10 @@ class DatabaseView:
         self._settings = settings
         self._lag = lag
         self._now = now
-        self._seen: tuple[float, Figures] | None = None
+        self._seen: tuple[float, StoreMetrics] | None = None
         self._up = False
 
-    def saw(self, figures: Figures) -> None:
+    def saw(self, figures: StoreMetrics) -> None:
         """A look that succeeded."""
         self._seen, self._up = (self._now(), figures), True
 
@@ -78,14 +78,14 @@ class DatabaseView:
         return InfoMetricFamily("sentstream", "What runs, and how it is set.", value=words)
 
 
-def _counts(found: Figures) -> Iterator[Metric]:
+def _counts(found: StoreMetrics) -> Iterator[Metric]:
     yield gauge("sentstream_campaigns", "Campaigns that are counted.", found.campaigns)
     yield gauges("sentstream_queue_rows", "Rows of the queue by status, over all campaigns.", "status", found.rows)
     yield gauge("sentstream_sent", "Sum of campaigns.sent as it should show, over all campaigns.", found.sent)
     yield gauge("sentstream_removed", "Rows that were sent when deleted or truncated.", found.removed)
 
 
-def _positions(found: Figures, since: float) -> Iterator[Metric]:
+def _positions(found: StoreMetrics, since: float) -> Iterator[Metric]:
     marks = found.marks
     yield gauge("sentstream_wal_position_bytes", "End of the server's WAL, as bytes.", found.wal)
     yield gauge("sentstream_partitions", "Partitions of the campaigns.", len(marks))
@@ -108,15 +108,17 @@ def _positions(found: Figures, since: float) -> Iterator[Metric]:
     )
 
 
-def _lsn(mark: Mark) -> float:
+def _lsn(mark: WatermarkMetrics) -> float:
     return mark.lsn
 
 
-def _by_partition(name: str, words: str, marks: Sequence[Mark], of: Callable[[Mark], float | None]) -> Metric:
+def _by_partition(
+    name: str, words: str, marks: Sequence[WatermarkMetrics], of: Callable[[WatermarkMetrics], float | None]
+) -> Metric:
     return gauges(name, words, "partition", {str(mark.partition): of(mark) for mark in marks})
 
 
-def _recounts(found: Figures, since: float) -> Iterator[Metric]:
+def _recounts(found: StoreMetrics, since: float) -> Iterator[Metric]:
     run = found.last_run
     yield gauge(
         "sentstream_verification_age_seconds",

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from connectors.postgres.connect import connect
-from connectors.postgres.queries.metrics import read_figures
+from connectors.postgres.queries.metrics import read_metrics
 from stream.config.settings import Settings
 from stream.core.errors import SentstreamError
 from stream.metrics.database import EVERY, DatabaseView
@@ -51,6 +51,6 @@ class DatabaseWatch(threading.Thread):
 
     def _look_until_stopped(self, connection: psycopg.Connection[Any], lag: LagReading) -> None:
         while not self._stopped.is_set():
-            self.view.saw(read_figures(connection))
+            self.view.saw(read_metrics(connection))
             self._lag = lag.look(connection)
             self._stopped.wait(EVERY)

@@ -1,4 +1,4 @@
-"""Settling the epoch as a reader begins: whether positions can still be compared, and if not, beginning a new one.
+"""Entering an epoch as a reader begins: whether positions can still be compared, and if not, beginning a new one.
 
 Both shapes do it in the same order: the slot is taken, what PostgreSQL (and Kafka) remember is compared with the
 server as it is now, and a new epoch is written to PostgreSQL before any batch carries it. See DESIGN 2.
@@ -23,7 +23,7 @@ log = logging.getLogger("sentstream.epochs")
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class EnteredEpoch:
     """``epoch``: what batches carry from here on; ``began``: whether it is new; ``first``: whether it is the
     first."""
 
@@ -32,7 +32,7 @@ class Settled:
     first: bool = False
 
 
-def settle(
+def enter_epoch(
     store: Store,
     connection: psycopg.Connection[Any],
     server: Server,
@@ -40,7 +40,7 @@ def settle(
     partitions: int,
     partition_of: Callable[[int], int],
     kafka: Sequence[KafkaEnd] = (),
-) -> Settled:
+) -> EnteredEpoch:
     """The epoch to go on in. ``begin``: where the slot begins; ``kafka``: what the last batches there say.
 
     :exc:`FencedError` where somebody else moves the watermarks meanwhile.
@@ -48,8 +48,8 @@ def settle(
     known = store.watermarks(connection)
     reason = reason_for_new_epoch(known, server, partitions, FOLD_VERSION, kafka)
     if reason is None:
-        return Settled(known[0].epoch, False)
+        return EnteredEpoch(known[0].epoch, False)
     epoch = next_epoch(known, int(time.time() * 1000), kafka)
     store.begin_epoch(connection, known, epoch, partitions, partition_of, begin, server, FOLD_VERSION)
     log.info("epoch %d begins at %s: %s", epoch, lsn_text(begin), reason)
-    return Settled(epoch, True, not known)
+    return EnteredEpoch(epoch, True, not known)

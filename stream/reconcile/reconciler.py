@@ -30,7 +30,7 @@ import psycopg
 from connectors.mailer.tracking import Observation, news
 from connectors.mailer.window import read_window
 from connectors.postgres.connect import connect
-from connectors.postgres.queries import recount_state as look_at
+from connectors.postgres.queries import recount_state
 from connectors.postgres.store import raise_counters, recount, reports
 from stream.config.settings import Settings
 from stream.core import schedule
@@ -170,7 +170,7 @@ class Reconciler:
     def look(self, conn: psycopg.Connection[Any]) -> bool:
         """Look once, and do what is due; whether something is under way, so that the next look should be soon."""
         settings, now = self._settings(), self._seconds()
-        seen = look_at.look(conn)
+        seen = recount_state.read_recount_state(conn)
         up = seen.as_of_age is not None and seen.as_of_age <= UP
         facts = self._facts(conn, settings, seen, up, now)
         self._hear(conn, settings, up, now)
@@ -186,11 +186,11 @@ class Reconciler:
         return waiting or starting or self._agenda.events_since is not None
 
     def _facts(
-        self, conn: psycopg.Connection[Any], settings: Settings, seen: look_at.Look, up: bool, now: float
+        self, conn: psycopg.Connection[Any], settings: Settings, seen: recount_state.RecountState, up: bool, now: float
     ) -> Facts:
         sending = None
         if seen.partitions and self._turn("draining", now, STATUS_LOOK):
-            sending = look_at.read_draining(conn, settings.mailer_schema, stream_up=up and seen.based)
+            sending = recount_state.read_draining(conn, settings.mailer_schema, stream_up=up and seen.based)
         known: Trigger | None = next((t for t in schedule.ORDER if t == seen.trigger), None)
         return Facts(
             seen.partitions,
@@ -216,7 +216,7 @@ class Reconciler:
         """Changes of status: from the log, or by looking where it does not tell them (now)."""
         first = not self._statuses
         if (first or not self._follow_log or not up) and self._turn("statuses", now, STATUS_LOOK):
-            statuses = look_at.read_statuses(conn, settings.mailer_schema)
+            statuses = recount_state.read_statuses(conn, settings.mailer_schema)
             if not first:
                 changed = ((c, self._statuses.get(c, ""), new) for c, new in statuses.items())
                 self._heard.extend(change for change in changed if change[1] != change[2])
@@ -334,7 +334,7 @@ class Reconciler:
 
     # ---- the stream, and retention ------------------------------------------------------------------------------
 
-    def _look_at_stream(self, seen: look_at.Look, now: float) -> None:
+    def _look_at_stream(self, seen: recount_state.RecountState, now: float) -> None:
         """News of a stall and of its end. A stream that is just starting is not called stalled."""
         if not seen.partitions or now - self._began < STALLED:
             return

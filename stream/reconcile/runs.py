@@ -12,7 +12,7 @@ import psycopg
 
 from connectors.mailer.tracking import Observation, observations, read_tracking
 from connectors.postgres.connect import connect
-from connectors.postgres.queries.recount_state import look, read_expected
+from connectors.postgres.queries.recount_state import read_expected, read_recount_state
 from connectors.postgres.setup.versions import release
 from connectors.postgres.store import recount, reports
 from stream.config.settings import Settings
@@ -104,7 +104,7 @@ class NeverCountedError(PreconditionError):
 
 def require_stream(conn: psycopg.Connection[Any]) -> None:
     """NeverCountedError where no stream has ever run: nobody would answer the run."""
-    if not look(conn).partitions:
+    if not read_recount_state(conn).partitions:
         raise NeverCountedError(
             "No stream has ever counted here, so nobody could compare.",
             "Start `sentstream run` (or `sentstream run --once`): it counts at start.",
@@ -115,7 +115,7 @@ def completed(
     conn: psycopg.Connection[Any], report: Report, counted: Mapping[int, Sequence[int]], chosen: Sequence[int] = ()
 ) -> Report:
     """`Report.completed` by the partitions there are; ``counted``: see `reports.read_counted`."""
-    partitions = look(conn).partitions or 1
+    partitions = read_recount_state(conn).partitions or 1
     return report.completed(counted, lambda campaign: partition_of(campaign, partitions), chosen)
 
 

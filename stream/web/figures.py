@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgres.queries.metrics import Figures, read_figures
+from connectors.postgres.queries.metrics import StoreMetrics, read_metrics
 from stream.core.errors import SentstreamError
 from stream.metrics.database import EVERY, DatabaseView
 from stream.metrics.families import Page
@@ -43,9 +43,9 @@ class FiguresWatch:
                     log.warning("What is true can't be read for metrics: %s", trouble)
             await asyncio.sleep(EVERY)
 
-    def _look(self, shared: Context) -> Figures:
+    def _look(self, shared: Context) -> StoreMetrics:
         with shared.shelf.lend() as connection:
-            return read_figures(connection)
+            return read_metrics(connection)
 
     def _last_lag(self) -> Mapping[str, Any] | None:
         try:

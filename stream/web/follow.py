@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 
 from connectors.postgres.connect import connect
-from connectors.postgres.queries.changes import Follower, Look
+from connectors.postgres.queries.changes import Changes, Follower
 from stream.core.errors import SentstreamError
 from stream.web.context import Context
 from stream.web.live import Live
@@ -65,7 +65,7 @@ async def follow(context: Context) -> None:
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-def take(live: Live, look: Look) -> bool:
+def take(live: Live, look: Changes) -> bool:
     """Put what a look found into the live state; False where the mailer's campaigns must all be read again."""
     live.set_clock(look.now)
     live.take(look.flushes)
@@ -82,7 +82,7 @@ def take(live: Live, look: Look) -> bool:
     return complete
 
 
-def _drop(live: Live, look: Look, existing: frozenset[int], counted: frozenset[int]) -> bool:
+def _drop(live: Live, look: Changes, existing: frozenset[int], counted: frozenset[int]) -> bool:
     """Drop what is gone; a campaign that the look lacks may just be newer than the look, and stays. False where a
     campaign lost its counts and is still there: outside the queue from now on."""
     missing = [
@@ -108,7 +108,7 @@ class _Looker:
         self._connection: psycopg.Connection[Any] | None = None
         self._again = False
 
-    def look(self) -> Look:
+    def look(self) -> Changes:
         if self._again:
             self._follower.forget_campaigns()
             self._again = False
@@ -116,7 +116,7 @@ class _Looker:
             self._connection = connect(self._url, "http", settings={"statement_timeout": LOOK_TIMEOUT})
             self._follower.forget()
         try:
-            return self._follower.look(self._connection, time.monotonic())
+            return self._follower.poll(self._connection, time.monotonic())
         except psycopg.Error:
             self._connection.close()
             self._connection = None

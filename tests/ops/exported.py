@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from connectors.postgres.queries.metrics import CAUSES, VERDICTS, Figures, LastRun, Mark
+from connectors.postgres.queries.metrics import CAUSES, VERDICTS, LastRun, StoreMetrics, WatermarkMetrics
 from stream.config.settings import Settings
 from stream.core.status import STATUSES
 from stream.kafka.role_metrics import reader_families, worker_families
@@ -49,13 +49,13 @@ LAG: dict[str, Any] = {
     "flush": {"age_seconds": 1.0, "partitions": 1, "unbased": [], "verdict": "OK", "advice": ""},
 }
 
-FIGURES = Figures(
+FIGURES = StoreMetrics(
     1,
     1,
     dict.fromkeys(STATUSES, 1),
     1,
     1,
-    (Mark(0, 1, 1, True, 1, 1.0, 1.0),),
+    (WatermarkMetrics(0, 1, 1, True, 1, 1.0, 1.0),),
     LastRun(1, 1.0, 1.0, 1, dict.fromkeys(VERDICTS, 1)),
     1.0,
     1,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectors.postgres.queries.metrics import read_figures
+from connectors.postgres.queries.metrics import read_metrics
 from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.metrics import endpoint
@@ -67,7 +67,7 @@ def test_run_shows_what_is_true_and_what_the_process_does(counting_website: Site
 
 def test_figures_are_the_sums_of_the_tables(counted_db: Database) -> None:
     with counted_db.connect() as session:
-        found = read_figures(session)
+        found = read_metrics(session)
     assert found.campaigns == 3
     assert found.rows == {"queued": 54, "sending": 1, "sent": 48, "failed": 5, "cancelled": 2}
     assert (found.sent, found.removed) == (68, 20)
@@ -83,7 +83,7 @@ def test_ages_go_on_when_the_database_is_away(counted_db: Database) -> None:
     now = [100.0]
     view = DatabaseView(Settings(database_url=counted_db.url), lambda: None, lambda: now[0])
     with counted_db.connect() as session:
-        view.saw(read_figures(session))
+        view.saw(read_metrics(session))
     page = Page(view.families)
     before = value(page.text().decode(), "sentstream_as_of_age_seconds", partition="0")
     now[0] += 60

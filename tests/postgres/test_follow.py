@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.postgres.connect import Connection
-from connectors.postgres.queries.changes import CAMPAIGNS_EVERY, RATES_EVERY, Follower, Look
+from connectors.postgres.queries.changes import CAMPAIGNS_EVERY, RATES_EVERY, Changes, Follower
 from stream.core.position import Position, parse_lsn
 from tests.fix_postgres import Database
 from tests.interfaces.fix_counted import counted, prepared
@@ -35,12 +35,12 @@ class Looking:
         self._session = session
         self._at = 100.0
 
-    def look(self, later: float = 0.0) -> Look:
+    def look(self, later: float = 0.0) -> Changes:
         self._at += later
-        return self.follower.look(self._session, self._at)
+        return self.follower.poll(self._session, self._at)
 
 
-def seen(look: Look) -> dict[int, int]:
+def seen(look: Changes) -> dict[int, int]:
     return {row.campaign_id: row.sent for flush in look.flushes for row in flush.rows}
 
 

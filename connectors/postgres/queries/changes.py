@@ -31,7 +31,7 @@ _NONE: Final = (0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Changes:
     """What one look found. ``now``: the database's clock; ``reached``: epoch and position by partition; ``outside``:
     changed campaigns as the mailer has them; ``existing``: the ids of all campaigns, ``counted``: of those with counts;
     ``rates``: mails in the last minute, by campaign; ``run``: the newest recount. None where it was not their turn."""
@@ -48,7 +48,7 @@ class Look:
 
 @dataclass(slots=True)
 class Follower:
-    """Remembers how far it has looked; `look` does the next one. Belongs to one thread; a new connection may be given
+    """Remembers how far it has looked; `poll` does the next one. Belongs to one thread; a new connection may be given
     at any time, `forget` makes the next look a full one."""
 
     mailer_schema: str
@@ -59,16 +59,16 @@ class Follower:
     _rates_at: float = float("-inf")
 
     def forget(self) -> None:
-        """Look at everything again."""
+        """Changes at everything again."""
         self._marks, self._seen = (), None
         self._rates_at = float("-inf")
         self.forget_campaigns()
 
     def forget_campaigns(self) -> None:
-        """Look at all of the mailer's campaigns again."""
+        """Changes at all of the mailer's campaigns again."""
         self._campaigns_seen, self._campaigns_at = None, float("-inf")
 
-    def look(self, connection: Connection[Any], at: float) -> Look:
+    def poll(self, connection: Connection[Any], at: float) -> Changes:
         """What changed since the look before. ``at``: seconds of any clock that goes on."""
         with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -98,7 +98,7 @@ class Follower:
             for partition, epoch, lsn, seq, *_ in stands
             if partition is not None
         }
-        return Look(now, reached, flushes, outside, existing, counted, rates, run)
+        return Changes(now, reached, flushes, outside, existing, counted, rates, run)
 
     def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[Flushed, ...]:
         cursor.execute(self._sql(_PROGRESS), {"since": self._seen})

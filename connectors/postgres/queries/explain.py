@@ -24,7 +24,7 @@ LATEST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class HistoryEntry:
     """A row of history. ``kind``: flow (mails of that minute), baseline, correction, pruned (older minutes in one)."""
 
     minute: datetime
@@ -33,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RecordedVerdict:
     """A verdict on the campaign that was kept, with the run it belongs to."""
 
     run_id: int
@@ -70,8 +70,8 @@ class Explanation:
     ahead: str | None
     live: Mapping[str, int]
     history: Mapping[str, int]
-    changes: tuple[Change, ...]
-    findings: tuple[Finding, ...]
+    changes: tuple[HistoryEntry, ...]
+    findings: tuple[RecordedVerdict, ...]
     rebases: tuple[Rebase, ...]
     verified_lsn: str | None
     based: bool
@@ -122,9 +122,9 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
             raise ConfigurationError(f"There is no campaign {campaign_id}.", "`sentstream progress` lists them.")
         live = connection.execute(_LIVE.format(queue=sql.Identifier(mailer_schema, "email_queue")), given).fetchall()
         sums = connection.execute(_SUMS, given).fetchall()
-        with connection.cursor(row_factory=class_row(Change)) as cursor:
+        with connection.cursor(row_factory=class_row(HistoryEntry)) as cursor:
             changes = cursor.execute(_CHANGES, given).fetchall()
-        with connection.cursor(row_factory=class_row(Finding)) as cursor:
+        with connection.cursor(row_factory=class_row(RecordedVerdict)) as cursor:
             findings = cursor.execute(_FINDINGS, given).fetchall()
         with connection.cursor(row_factory=class_row(Rebase)) as cursor:
             rebases = cursor.execute(_REBASES, given).fetchall()

@@ -28,7 +28,7 @@ CAUSES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class WatermarkMetrics:
     """A partition's watermark. ``lsn``: bytes of WAL since the beginning of time; ages in seconds, None: never."""
 
     partition: int
@@ -52,7 +52,7 @@ class LastRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class StoreMetrics:
     """One look. ``rows``: live rows by status over all campaigns; ``proved_age``: seconds since the start of the newest
     sealed run that compared everything (a drift that it found is corrected by it); ``drift``: campaigns found drifting
     in the last hour, by cause; ``open_age``: of the oldest run that is not sealed."""
@@ -62,7 +62,7 @@ class Figures:
     rows: Mapping[str, int]
     sent: int
     removed: int
-    marks: tuple[Mark, ...]
+    marks: tuple[WatermarkMetrics, ...]
     last_run: LastRun | None
     proved_age: float | None
     open_runs: int
@@ -113,10 +113,10 @@ WHERE verdict = 'drift' AND run_id >= (
 GROUP BY cause"""
 
 
-def read_figures(connection: psycopg.Connection[Any]) -> Figures:
+def read_metrics(connection: psycopg.Connection[Any]) -> StoreMetrics:
     """One look, in a few small queries. PreconditionError where `setup` has not been run here; UnreachableError."""
     with reading("Metrics"):
-        with connection.cursor(row_factory=class_row(Mark)) as cursor:
+        with connection.cursor(row_factory=class_row(WatermarkMetrics)) as cursor:
             marks = tuple(cursor.execute(_MARKS).fetchall())
         with connection.cursor(row_factory=dict_row) as named:
             sums = named.execute(_SUMS).fetchone()
@@ -129,7 +129,7 @@ def read_figures(connection: psycopg.Connection[Any]) -> Figures:
     assert sums is not None
     assert wal is not None
     assert runs is not None
-    return Figures(
+    return StoreMetrics(
         wal=wal[0],
         campaigns=sums["campaigns"],
         rows={status: sums["sent_rows" if status == "sent" else status] for status in STATUSES},

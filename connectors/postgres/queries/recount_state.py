@@ -20,7 +20,7 @@ Connection = psycopg.Connection[Any]
 #: the mailer's word for a campaign that is held; its last mails may still go out
 PAUSED: Final = "paused"
 
-_LOOK = """
+_STATE = """
 SELECT w.partitions, w.based, w.as_of, extract(epoch FROM clock_timestamp() - w.as_of)::double precision AS as_of_age,
        r.run_id, r.trigger, extract(epoch FROM clock_timestamp() - r.started_at)::double precision AS run_age,
        coalesce(r.count_ms, 0) / 1000 AS cost,
@@ -35,7 +35,7 @@ LEFT JOIN (SELECT * FROM sentstream.recounts ORDER BY run_id DESC LIMIT 1) r ON 
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RecountState:
     """Watermarks and the newest run at one look. ``as_of``: up to when everything is applied, of the slowest partition
     (None: not everywhere known); ages in seconds by the database's clock."""
 
@@ -51,10 +51,10 @@ class Look:
     pending: bool
 
 
-def look(conn: Connection) -> Look:
+def read_recount_state(conn: Connection) -> RecountState:
     """The state of things, in one query."""
-    with conn.cursor(row_factory=class_row(Look)) as cursor:
-        return cursor.execute(_LOOK).fetchall()[0]
+    with conn.cursor(row_factory=class_row(RecountState)) as cursor:
+        return cursor.execute(_STATE).fetchall()[0]
 
 
 def read_statuses(conn: Connection, mailer_schema: str) -> dict[int, str]:

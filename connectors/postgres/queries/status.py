@@ -27,7 +27,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class SlotStatus:
     """The replication slot. ``bytes``: WAL between what it has confirmed and the server's end; ``held_bytes``: WAL that
     it keeps on disk; ``pid``: of the walsender that reads it."""
 
@@ -45,7 +45,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Watermark:
+class WatermarkStatus:
     """How far a partition is flushed. ``age_seconds``: of what it is true up to; ``flushed_seconds``: since a flush."""
 
     partition: int
@@ -61,7 +61,7 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LastRun:
     """A recount, as far as `status` tells of it."""
 
     run_id: int
@@ -85,10 +85,10 @@ class Status:
     wal_lsn: str | None
     schema_version: int | None
     campaigns: int
-    slot: Slot | None
-    watermarks: tuple[Watermark, ...]
+    slot: SlotStatus | None
+    watermarks: tuple[WatermarkStatus, ...]
     roles: tuple[Role, ...]
-    last_run: Run | None
+    last_run: LastRun | None
     open_runs: int
 
     @property
@@ -148,13 +148,13 @@ def read_status(connection: Connection, slot_name: str) -> Status:
             raise PreconditionError("The server gave no answer.", "Try again.")
         now, server_version, wal_lsn, schema_version, campaigns, open_runs = here
         given = {"here": wal_lsn, "slot": slot_name}
-        with connection.cursor(row_factory=class_row(Slot)) as cursor:
+        with connection.cursor(row_factory=class_row(SlotStatus)) as cursor:
             slot = cursor.execute(_SLOT, given).fetchone()
-        with connection.cursor(row_factory=class_row(Watermark)) as cursor:
+        with connection.cursor(row_factory=class_row(WatermarkStatus)) as cursor:
             watermarks = cursor.execute(_WATERMARKS, given).fetchall()
         with connection.cursor(row_factory=class_row(Role)) as cursor:
             roles = cursor.execute(_ROLES, given).fetchall()
-        with connection.cursor(row_factory=class_row(Run)) as cursor:
+        with connection.cursor(row_factory=class_row(LastRun)) as cursor:
             last_run = cursor.execute(_LAST_RUN).fetchone()
     return Status(
         now=now,
