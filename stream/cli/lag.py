@@ -41,7 +41,7 @@ def lag(
     """
     with LagReading(call.settings) as reading, call.connect("lag") as connection, until_stopped() as stop:
         while True:
-            found = reading.look(connection)
+            found = reading.poll(connection)
             if call.json:
                 call.print_json(found)
             else:

@@ -153,7 +153,7 @@ def _lag(call: Call) -> list[Any]:
     looks = []
     with LagReading(call.settings) as reading, call.connect("support") as connection:
         for number in range(LOOKS):
-            looks.append(reading.look(connection))
+            looks.append(reading.poll(connection))
             if number < LOOKS - 1:
                 time.sleep(BETWEEN)
     return looks

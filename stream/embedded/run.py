@@ -26,11 +26,11 @@ from stream.core.report import Report
 from stream.embedded.session import Session, SessionOptions
 from stream.metrics import endpoint
 from stream.metrics.families import Page
-from stream.metrics.observed import Flushes as FlushFigures
+from stream.metrics.observed import FlushMetrics
 from stream.metrics.states import EmbeddedState, embedded_families, embedded_health
 from stream.pipeline.wal_reader import wal_options
 from stream.service import failpoints, gc_tuning
-from stream.service.signals import InForce, until_signalled
+from stream.service.signals import CurrentSettings, until_signalled
 
 log = logging.getLogger("sentstream.run")
 
@@ -56,7 +56,7 @@ class Embedded:
         self._on_unbased = on_unbased
         self.stop = threading.Event()
         self.state = EmbeddedState()
-        self.figures = FlushFigures()
+        self.metrics = FlushMetrics()
         self.session: Session | None = None
         self.sessions = 0
 
@@ -92,7 +92,7 @@ class Embedded:
             settings.write_back,
             lambda: self._settings().flush_interval,
         )
-        return Session(options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.figures)
+        return Session(options, self._feed, self.stop, self._on_status, self._on_unbased, self.state, self.metrics)
 
 
 def _unreachable(error: Exception) -> SentstreamError:
@@ -124,7 +124,7 @@ def run(
     ``serve``: starts the HTTP face beside it, with our part of `/metrics`; what its ``stop()`` ends, or None.
     ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here).
     ``tell``: with ``once``, gets the report of the recount."""
-    now = InForce(settings, reload)
+    now = CurrentSettings(settings, reload)
     failpoints.arm(settings.failpoints)
     inbox = Inbox()
     if once:
@@ -137,18 +137,18 @@ def run(
 
     def families() -> Iterator[Metric]:
         yield from embedded_families(embedded.state)
-        yield from embedded.figures.families()
-        yield from reconciler.figures.families()
+        yield from embedded.metrics.families()
+        yield from reconciler.metrics.families()
 
     page = Page(families)
     page.add_process()
 
-    with until_signalled(embedded.stop, now.read_again):
+    with until_signalled(embedded.stop, now.reload):
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
         server = serve(settings, inbox, page.text) if serve is not None else None
         shown = _show(settings, page, embedded, watch)
-        gc_tuning.settle()
+        gc_tuning.apply()
         try:
             embedded.run()
         finally:
@@ -211,7 +211,7 @@ def _once(now: Callable[[], Settings], inbox: Inbox, tell: Callable[[Report], No
     with until_signalled(embedded.stop):
         follower = threading.Thread(target=follow, name="once", daemon=True)
         follower.start()
-        gc_tuning.settle()
+        gc_tuning.apply()
         embedded.run(once=True)
         embedded.stop.set()
         follower.join(timeout=10)

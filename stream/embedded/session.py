@@ -30,7 +30,7 @@ from stream.core.pace import FlushPace, Waiting
 from stream.core.partition import Outcome, Partition, Policy
 from stream.core.position import Position, lsn_text
 from stream.core.verdict import NEW_EPOCH
-from stream.metrics.observed import Flushes as FlushFigures
+from stream.metrics.observed import FlushMetrics
 from stream.metrics.states import EmbeddedState
 from stream.pipeline.epochs import enter_epoch
 from stream.pipeline.flush import write
@@ -69,12 +69,12 @@ class Session:
         on_status: Callable[[int, str, str], None] = lambda *_: None,
         on_unbased: Callable[[], None] = lambda: None,
         state: EmbeddedState | None = None,
-        figures: FlushFigures | None = None,
+        metrics: FlushMetrics | None = None,
     ) -> None:
         self._options = options
         self._feed = feed
         self._state = EmbeddedState() if state is None else state
-        self._figures = FlushFigures() if figures is None else figures
+        self._metrics = FlushMetrics() if metrics is None else metrics
         self._stop = stop
         self._on_status = on_status
         self._on_unbased = on_unbased
@@ -239,15 +239,15 @@ class Session:
         began = time.monotonic()
         with self._lock:
             flush = self._partition.take(began)
-        (result,) = write(self._store, connection, [flush], self._figures.saw_retry)
+        (result,) = write(self._store, connection, [flush], self._metrics.retried)
         if result is None:
-            self._figures.saw_fence()
+            self._metrics.fenced()
             raise FencedError("the watermark was moved by somebody else.", "The partition is loaded again.")
         with self._lock:
             self._partition.flushed(flush, result, time.monotonic())
         self.written = flush.position
         self.flushes += 1
-        self._figures.saw(time.monotonic() - began, len(flush.rows))
+        self._metrics.observe(time.monotonic() - began, len(flush.rows))
         self._state.confirmed = flush.position.lsn
         failpoint("before_confirm")
         self._reader.confirm(flush.position.lsn)

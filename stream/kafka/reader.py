@@ -39,7 +39,7 @@ from stream.pipeline.epochs import EnteredEpoch, enter_epoch
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
 from stream.service import failpoints, gc_tuning
 from stream.service.failpoints import failpoint
-from stream.service.signals import InForce, until_signalled
+from stream.service.signals import CurrentSettings, until_signalled
 from stream.service.watchdog import Watchdog, end_with, restart
 
 log = logging.getLogger("sentstream.reader")
@@ -236,7 +236,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
 
     ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
     """
-    now = InForce(settings, reload)
+    now = CurrentSettings(settings, reload)
     failpoints.arm(settings.failpoints)
     reader = Reader(now)
     page = Page(lambda: reader_families(reader.state, stalls))
@@ -251,10 +251,10 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     watchdog = Watchdog(
         lambda: reader.round_at, reader.has_work, lambda: now().stall_restart, lambda why: restart(why, stalls)
     )
-    with until_signalled(reader.stop, now.read_again):
+    with until_signalled(reader.stop, now.reload):
         watchdog.start()
         try:
-            gc_tuning.settle()
+            gc_tuning.apply()
             reader.run()
         finally:
             watchdog.stop()

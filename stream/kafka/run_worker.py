@@ -26,7 +26,7 @@ from stream.kafka.worker import LEAVING, Worker, WorkerOptions
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.service import failpoints
-from stream.service.signals import InForce
+from stream.service.signals import CurrentSettings
 from stream.service.watchdog import Watchdog, end_with, restart
 
 log = logging.getLogger("sentstream.worker")
@@ -52,7 +52,7 @@ def options_of(settings: Settings, interval: Callable[[], float], instance: str)
     )
 
 
-class Work:
+class StallProbe:
     """Whether a worker that does not move should: asked of the broker, not of the client that may be the one that
     stalls."""
 
@@ -85,9 +85,9 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     """
     failpoints.arm(settings.failpoints)
     require(ensure(settings, create_missing=False))
-    with Place(settings) as place:
-        log.info("worker %s joins the group %s", place.name, Names(settings.kafka_topic_prefix).group)
-        asyncio.run(_run(settings, reload, place.name, parent, stalls))
+    with InstanceName(settings) as instance:
+        log.info("worker %s joins the group %s", instance.name, Names(settings.kafka_topic_prefix).group)
+        asyncio.run(_run(settings, reload, instance.name, parent, stalls))
     log.info("flushed, acknowledged and committed; bye")
     return 0
 
@@ -95,7 +95,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
 async def _run(
     settings: Settings, reload: Callable[[], Settings] | None, instance: str, parent: int, stalls: int
 ) -> None:
-    now = InForce(settings, reload)
+    now = CurrentSettings(settings, reload)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -108,19 +108,19 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
-    loop.add_signal_handler(signal.SIGHUP, now.read_again)
+    loop.add_signal_handler(signal.SIGHUP, now.reload)
     if parent:
         end_with(parent, lambda: (loop.call_soon_threadsafe(on_stop), None)[1])
     worker = Worker(options_of(settings, lambda: now().flush_interval, instance))
     state = worker.state
     watchdog = Watchdog(
         lambda: state.moved_at,
-        Work(settings, state).has_work,
+        StallProbe(settings, state).has_work,
         lambda: now().stall_restart,
         lambda why: restart(why, stalls),
     )
     watchdog.start()
-    page = Page(lambda: worker_families(state, stalls), worker.figures.families)
+    page = Page(lambda: worker_families(state, stalls), worker.metrics.families)
     page.add_process()
     beats = _Beats()
     beating = asyncio.ensure_future(beats.run())
@@ -153,7 +153,7 @@ def _leave_at_once() -> None:
     os._exit(0)
 
 
-class Place:
+class InstanceName:
     """A worker's name as a static member of its group: KAFKA_INSTANCE, or the host's name and the lowest place among
     the workers of this host that nobody holds. A place is held by a lock that ends with the process."""
 
@@ -162,7 +162,7 @@ class Place:
         self._prefix = settings.kafka_topic_prefix
         self._lock: Any = None
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> InstanceName:
         if self.name:
             return self
         folder = Path(tempfile.gettempdir())

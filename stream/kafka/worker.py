@@ -46,7 +46,7 @@ from stream.kafka import faust_patches
 from stream.kafka.assignment import AssignedPartition, Record, RecordOutcome
 from stream.kafka.publications import Publications
 from stream.kafka.state import WorkerState
-from stream.metrics.observed import Flushes as FlushFigures
+from stream.metrics.observed import FlushMetrics
 from stream.pipeline.flush import write
 from stream.service import gc_tuning
 from stream.service.failpoints import failpoint
@@ -95,7 +95,7 @@ class Worker:
     def __init__(self, options: WorkerOptions, state: WorkerState | None = None) -> None:
         self.options = options
         self.state = state if state is not None else WorkerState()
-        self.figures = FlushFigures()
+        self.metrics = FlushMetrics()
         #: set by what can't be cured by trying again
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
@@ -172,7 +172,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; then flush, acknowledge, commit. Raises what can't be cured by trying again."""
-        gc_tuning.settle()
+        gc_tuning.apply()
         app = self.app
         app.finalize()
         await self._first_contact()
@@ -492,13 +492,13 @@ class Worker:
                 return
             self.state.flushes += 1
             self.state.flush_seconds = time.monotonic() - now
-            self.figures.saw(self.state.flush_seconds, sum(len(flush.rows) for flush in flushes))
+            self.metrics.observe(self.state.flush_seconds, sum(len(flush.rows) for flush in flushes))
             self.state.database_away_since = None
             self.state.moved_at = time.monotonic()
             fenced = []
             for state, flush, result in zip(states, flushes, results, strict=True):
                 if result is None:
-                    self.figures.saw_fence()
+                    self.metrics.fenced()
                     fenced.append(state)
                 else:
                     self._flushed(state, flush, result)
@@ -561,7 +561,7 @@ class Worker:
     def _write(self, flushes: list[Flush]) -> list[Written | None]:
         connection = self._connect()
         try:
-            return write(self._store, connection, flushes, self.figures.saw_retry)
+            return write(self._store, connection, flushes, self.metrics.retried)
         except psycopg.Error:
             self._drop_connection()
             raise

@@ -30,7 +30,7 @@ class LagReading:
         )
         self._groups = _group_reader(settings)
 
-    def look(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    def poll(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
         """One look, by the names of INTERFACE. UnreachableError; PreconditionError where `setup` has not been run."""
         with reading("Lag"):
             found = read_lag(connection, self._slot)

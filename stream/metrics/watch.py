@@ -52,5 +52,5 @@ class DatabaseWatch(threading.Thread):
     def _look_until_stopped(self, connection: psycopg.Connection[Any], lag: LagReading) -> None:
         while not self._stopped.is_set():
             self.view.saw(read_metrics(connection))
-            self._lag = lag.look(connection)
+            self._lag = lag.poll(connection)
             self._stopped.wait(EVERY)

@@ -41,11 +41,11 @@ from stream.core.schedule import Agenda, Facts, Trigger
 from stream.core.window import SendWindow, Watch, always_open, begin, look
 from stream.metrics import endpoint
 from stream.metrics.families import Page
-from stream.metrics.observed import Recounts
+from stream.metrics.observed import RecountMetrics
 from stream.metrics.states import ReconcilerState, reconciler_families, reconciler_health
 from stream.reconcile.runs import conclude, log_run, observe, recount_once, request
 from stream.reconcile.webhook import Notifier
-from stream.service.signals import InForce, until_signalled
+from stream.service.signals import CurrentSettings, until_signalled
 
 log = logging.getLogger("sentstream.reconciler")
 
@@ -109,7 +109,7 @@ class Reconciler:
         self._closing_again: float | None = None
         self._said: dict[str, str] = {}
         self.state = ReconcilerState()
-        self.figures = Recounts()
+        self.metrics = RecountMetrics()
 
     # ---- what others tell it ------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Reconciler:
 
     def _session(self, conn: psycopg.Connection[Any], stop: threading.Event) -> None:
         while not stop.is_set():
-            busy = self.look(conn)
+            busy = self.poll(conn)
             self.state.connected, self.state.round_at = True, time.monotonic()
             self._say("session", "")
             deadline = time.monotonic() + (BUSY_LOOK if busy else LOOK)
@@ -167,7 +167,7 @@ class Reconciler:
                     stop.wait(0.02)  # a flood of news is one look
                     break
 
-    def look(self, conn: psycopg.Connection[Any]) -> bool:
+    def poll(self, conn: psycopg.Connection[Any]) -> bool:
         """Look once, and do what is due; whether something is under way, so that the next look should be soon."""
         settings, now = self._settings(), self._seconds()
         seen = recount_state.read_recount_state(conn)
@@ -264,7 +264,7 @@ class Reconciler:
             run = request(conn, settings, triggers[0], "reconciler", also=triggers[1:], turn=5.0)
         except SentstreamError as error:
             self._agenda = schedule.failed(self._agenda, now)
-            self.figures.saw_failure()
+            self.metrics.failed()
             self._unbased = self._unbased or not facts.based
             self._say("recount", f"no recount ({', '.join(triggers)}): {error}")
             return
@@ -299,7 +299,7 @@ class Reconciler:
             return
         raised = raise_counters.raise_counters(conn, newest.run_id, mailer_schema=settings.mailer_schema)
         self._raised = {newest.run_id: now + 1.0 if raised.held else float("inf")}
-        self.figures.saw_raises(len(raised.raises))
+        self.metrics.raised(len(raised.raises))
         if raised.raises:
             log.warning(
                 "run %d is not comparable yet (the stream is %s): raised campaigns.sent of %d campaigns by %d in all%s",
@@ -313,11 +313,11 @@ class Reconciler:
     def _report(self, report: Report) -> None:
         """The run's log line, and news of drift."""
         log_run(report)
-        self.figures.saw(report)
+        self.metrics.observe(report)
         if report.run.tally.drift:
             drifts = [v.as_json() for v in report.verdicts if v.verdict == "drift"]
             run = {**report.run.as_json(), "observations": len(report.run.observations)}
-            self._notifier.tell("drift", {"run": run, "drifts": drifts[:TOLD_DRIFTS]})
+            self._notifier.notify("drift", {"run": run, "drifts": drifts[:TOLD_DRIFTS]})
 
     def _observer(self, conn: psycopg.Connection[Any], settings: Settings) -> Callable[[Run], Sequence[dict[str, Any]]]:
         def observe_run(run: Run) -> Sequence[dict[str, Any]]:
@@ -343,11 +343,11 @@ class Reconciler:
         if not self._stalled and (age is None or age > STALLED):
             self._stalled = True
             log.warning("the stream stands still: nothing applied after %s", seen.as_of or "its beginning")
-            self._notifier.tell("stall", words)
+            self._notifier.notify("stall", words)
         elif self._stalled and age is not None and age <= UP:
             self._stalled = False
             log.info("the stream goes on")
-            self._notifier.tell("recovery", words)
+            self._notifier.notify("recovery", words)
 
     def _prune(self, conn: psycopg.Connection[Any], settings: Settings, now: float) -> None:
         if not self._turn("prune", now, PRUNE_EVERY):
@@ -368,10 +368,10 @@ class Reconciler:
 
 def main(settings: Settings, reload: Callable[[], Settings] | None = None) -> int:
     """The role ``reconcile``: until SIGTERM or Ctrl-C. SIGHUP reads the settings again."""
-    now, stop = InForce(settings, reload), threading.Event()
+    now, stop = CurrentSettings(settings, reload), threading.Event()
     log.info("reconciling every %g s", settings.recount_interval)
     reconciler = Reconciler(now, follow_log=False)
-    with until_signalled(stop, now.read_again), _shown(settings, reconciler):
+    with until_signalled(stop, now.reload), _shown(settings, reconciler):
         reconciler.run(stop)
     log.info("bye")
     return 0
@@ -379,7 +379,7 @@ def main(settings: Settings, reload: Callable[[], Settings] | None = None) -> in
 
 def _shown(settings: Settings, reconciler: Reconciler) -> contextlib.AbstractContextManager[object]:
     """METRICS_LISTEN, for the role."""
-    page = Page(lambda: reconciler_families(reconciler.state), reconciler.figures.families)
+    page = Page(lambda: reconciler_families(reconciler.state), reconciler.metrics.families)
     page.add_process()
     limit = settings.recount_timeout + settings.stall_restart  # a look that counts takes as long as the count may
     shown = endpoint.start(settings, page.text, lambda: reconciler_health(reconciler.state, limit))

@@ -47,7 +47,7 @@ class Notifier:
             _NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context())
         )
 
-    def tell(self, event: str, words: Mapping[str, Any]) -> None:
+    def notify(self, event: str, words: Mapping[str, Any]) -> None:
         """Send ``{"event": event, "at": now, ...words}`` some time soon. Never blocks, never raises."""
         if not self._address():
             return

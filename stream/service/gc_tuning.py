@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 
 
-def settle() -> None:
+def apply() -> None:
     """Call it once, before the work begins: what is there now stays out of collections, and those come more rarely."""
     gc.collect()
     gc.freeze()

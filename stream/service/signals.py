@@ -17,7 +17,7 @@ log = logging.getLogger("sentstream.signals")
 Handler = Callable[[int, "FrameType | None"], Any]
 
 
-class InForce:
+class CurrentSettings:
     """The settings in force: called, it returns those of the start, or since a SIGHUP those read then.
 
     ``reload``: reads them; None where they can't change. What can't be read leaves the old ones in force.
@@ -30,7 +30,7 @@ class InForce:
     def __call__(self) -> Settings:
         return self._settings
 
-    def read_again(self, *_: object) -> None:
+    def reload(self, *_: object) -> None:
         """The handler of SIGHUP."""
         if self._reload is None:
             return

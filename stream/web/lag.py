@@ -67,7 +67,7 @@ class LagWatch:
 
     def _look(self, shared: Context) -> dict[str, Any]:
         with shared.shelf.lend() as connection:
-            return self._reading.look(connection)
+            return self._reading.poll(connection)
 
 
 @router.get("/lag", response_model=models.Lag)

@@ -14,7 +14,7 @@ from stream.kafka.role_metrics import reader_families, worker_families
 from stream.kafka.state import ReaderState, WorkerState
 from stream.metrics.database import DatabaseView
 from stream.metrics.families import Page
-from stream.metrics.observed import Flushes, Recounts
+from stream.metrics.observed import FlushMetrics, RecountMetrics
 from stream.metrics.states import EmbeddedState, ReconcilerState, embedded_families, reconciler_families
 from stream.web.live import Live
 from stream.web.metrics import Metrics
@@ -73,7 +73,7 @@ def database(lag: Any = LAG) -> Page:
 
 def roles() -> dict[str, Page]:
     """What each process says of itself."""
-    flushes, recounts = Flushes(), Recounts()
+    flushes, recounts = FlushMetrics(), RecountMetrics()
     pages = {
         "run": Page(lambda: embedded_families(EmbeddedState()), flushes.families, recounts.families),
         "read": Page(lambda: reader_families(ReaderState(), 0)),

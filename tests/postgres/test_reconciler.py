@@ -336,16 +336,16 @@ def test_a_stall_and_its_end_are_told_once(db: Database, conn: Connection) -> No
         "INSERT INTO sentstream.watermarks (partition, epoch, lsn, based, as_of, system_identifier, timeline)"
         " VALUES (0, 1, '0/1', true, clock_timestamp() - interval '1 hour', 'x', 1)"
     )
-    reconciler.look(conn)
+    reconciler.poll(conn)
     assert told.news == [], "a stream that is just starting is not stalled"
     for _ in range(5):
         clock.advance(20)
-        reconciler.look(conn)
+        reconciler.poll(conn)
     assert [event for event, _ in told.news] == ["stall"]
     assert told.news[0][1]["age_seconds"] >= 3600
     db.execute("UPDATE sentstream.watermarks SET as_of = clock_timestamp()")
-    reconciler.look(conn)
-    reconciler.look(conn)
+    reconciler.poll(conn)
+    reconciler.poll(conn)
     assert [event for event, _ in told.news] == ["stall", "recovery"]
 
 
@@ -610,7 +610,7 @@ def test_the_pause_with_the_stream_at_work(db: Database, conn: Connection) -> No
 
         def turn() -> Any:
             clock.advance(0.02)
-            reconciler.look(conn)
+            reconciler.poll(conn)
             return probe()
 
         eventually(turn, 20)
@@ -635,7 +635,7 @@ def test_the_pause_with_the_stream_at_work(db: Database, conn: Connection) -> No
                 )
             if second == 70:
                 at_rest(db)
-            reconciler.look(conn)
+            reconciler.poll(conn)
         until(lambda: not reports.read_open(conn))
         db.execute("UPDATE campaigns SET status = 'running', auto_paused = false")
         send(db, 1, 3)
@@ -673,7 +673,7 @@ def test_the_pause_with_the_stream_stopped(db: Database, conn: Connection) -> No
     for second in range(-20, 80):
         clock.now = CLOSING + timedelta(seconds=second)
         send(db, 1 + second % 2, 1)
-        reconciler.look(conn)
+        reconciler.poll(conn)
         sent_by[second] = {campaign: counts[SENT] for campaign, counts in truth(db).items()}
         if 0 <= second <= 75:
             for campaign, number in shown(db).items():

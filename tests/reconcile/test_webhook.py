@@ -58,7 +58,7 @@ def listener() -> Iterator[Listener]:
 
 def test_news_arrives_as_json(listener: Listener) -> None:
     notifier = Notifier(lambda: listener.url)
-    notifier.tell("drift", {"run": {"run_id": 7}})
+    notifier.notify("drift", {"run": {"run_id": 7}})
     told = eventually(lambda: listener.told)[0]
     assert (told["event"], told["run"]) == ("drift", {"run_id": 7})
     assert told["at"].endswith("Z")
@@ -69,8 +69,8 @@ def test_news_arrives_as_json(listener: Listener) -> None:
 def test_a_failure_is_tried_again_and_order_is_kept(listener: Listener) -> None:
     listener.answers = [503, 500]
     notifier = Notifier(lambda: listener.url, pauses=(0.0, 0.05, 0.05))
-    notifier.tell("stall", {})
-    notifier.tell("recovery", {})
+    notifier.notify("stall", {})
+    notifier.notify("recovery", {})
     eventually(lambda: len(listener.told) == 4)
     assert [told["event"] for told in listener.told] == ["stall", "stall", "stall", "recovery"]
     notifier.close()
@@ -81,11 +81,11 @@ def test_after_a_few_tries_it_gives_up_and_says_so_without_the_secret(
 ) -> None:
     listener.answers = [500] * 3
     notifier = Notifier(lambda: listener.url, pauses=(0.0, 0.01, 0.01))
-    notifier.tell("drift", {})
+    notifier.notify("drift", {})
     eventually(lambda: "could not be delivered" in caplog.text)
     assert "HTTP status 500" in caplog.text
     assert "secret" not in caplog.text
-    notifier.tell("stall", {})
+    notifier.notify("stall", {})
     eventually(lambda: listener.told[-1]["event"] == "stall")
     notifier.close()
 
@@ -93,7 +93,7 @@ def test_after_a_few_tries_it_gives_up_and_says_so_without_the_secret(
 def test_a_redirect_is_not_followed(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
     listener.answers = [302]
     notifier = Notifier(lambda: listener.url, pauses=(0.0,))
-    notifier.tell("drift", {})
+    notifier.notify("drift", {})
     eventually(lambda: "HTTP status 302" in caplog.text)
     assert [told["path"] for told in listener.told] == ["/hook?token=secret"]
     notifier.close()
@@ -105,7 +105,7 @@ def test_nobody_waits_for_a_slow_other_side(listener: Listener, caplog: pytest.L
     notifier = Notifier(lambda: listener.url, timeout=5)
     began = time.monotonic()
     for number in range(ROOM + 20):
-        notifier.tell("drift", {"number": number})
+        notifier.notify("drift", {"number": number})
     assert time.monotonic() - began < 2
     assert "was dropped" in caplog.text
     began = time.monotonic()
@@ -117,7 +117,7 @@ def test_nobody_waits_for_a_slow_other_side(listener: Listener, caplog: pytest.L
 
 def test_without_an_address_nothing_happens() -> None:
     notifier = Notifier(lambda: "")
-    notifier.tell("drift", {})
+    notifier.notify("drift", {})
     notifier.close()
     assert not posting()
 
@@ -128,6 +128,6 @@ def posting() -> list[threading.Thread]:
 
 def test_nobody_there_is_a_warning_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier(lambda: "http://127.0.0.1:1/x", pauses=(0.0,))
-    notifier.tell("drift", {})
+    notifier.notify("drift", {})
     eventually(lambda: "could not be delivered to http://127.0.0.1" in caplog.text)
     notifier.close()
