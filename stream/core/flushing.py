@@ -99,7 +99,7 @@ class Overwritten:
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed:
+class FlushResult:
     """What came of a flush that committed. ``held``: campaigns whose row somebody else had locked, or whose counter
     the mailer's own constraints or triggers refuse: still due."""
 

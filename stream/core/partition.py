@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from .batch import MINUTE, Batch
 from .entries import CampaignChanged, CampaignDeleted, Counted, Counts, Move, Recount, Truncate, checksum
-from .flushing import Answer, Flush, Flushed, HistoryKey, HistoryKind, Overwritten, ProgressRow, Stored
+from .flushing import Answer, Flush, FlushResult, HistoryKey, HistoryKind, Overwritten, ProgressRow, Stored
 from .position import Position
 from .status import NEW, REMOVED, SENT
 from .verdict import (
@@ -61,7 +61,7 @@ class Outcome(Enum):
 
 
 @dataclass(slots=True)
-class Campaign:
+class MailerCampaign:
     """What the mailer says of a campaign. ``sent``: its counter, as the log or the load last showed it."""
 
     name: str
@@ -79,7 +79,7 @@ class Loaded:
     based: bool
     as_of: int
     rows: tuple[ProgressRow, ...]
-    campaigns: Mapping[int, Campaign]
+    campaigns: Mapping[int, MailerCampaign]
     next_offset: int | None = None
 
 
@@ -112,7 +112,7 @@ class Partition:
         self._write_back = write_back
         self._written = Position(0)
         self._rows: dict[int, list[int]] = {}
-        self._campaigns: dict[int, Campaign] = {}
+        self._campaigns: dict[int, MailerCampaign] = {}
         self._verified: dict[int, tuple[int, int]] = {}
         self._stored: dict[int, Stored] = {}
         self._pending = _Pending()
@@ -295,7 +295,7 @@ class Partition:
     def _campaign_changed(self, entry: CampaignChanged) -> None:
         before = self._campaigns.get(entry.campaign)
         if before is None:
-            before = self._campaigns[entry.campaign] = Campaign(entry.name or "", "", 0, 0)
+            before = self._campaigns[entry.campaign] = MailerCampaign(entry.name or "", "", 0, 0)
             if entry.sent > 0 and entry.campaign not in self._rows:
                 self._described[entry.campaign] = 0
         if entry.name is not None:
@@ -521,7 +521,7 @@ class Partition:
             known.to_send if known else 0,
         )
 
-    def flushed(self, flush: Flush, result: Flushed, now: float) -> None:
+    def flushed(self, flush: Flush, result: FlushResult, now: float) -> None:
         """The flush has committed."""
         self._written = flush.position
         for campaign in flush.deleted:

@@ -19,8 +19,8 @@ import psycopg
 from prometheus_client.core import Metric
 
 from stream.config.sources import Settings
+from stream.core.committed import FlushListener
 from stream.core.errors import FencedError, PreconditionError, SentstreamError, UnreachableError
-from stream.core.feed import Flushes, Inbox
 from stream.core.pace import Backoff
 from stream.core.report import Report
 from stream.embedded.session import Session, SessionOptions
@@ -30,6 +30,7 @@ from stream.metrics.observed import FlushMetrics
 from stream.metrics.states import EmbeddedState, embedded_families, embedded_health
 from stream.pipeline.wal_reader import wal_options
 from stream.service import failpoints, gc_tuning
+from stream.service.inbox import Inbox
 from stream.service.signals import CurrentSettings, until_signalled
 
 log = logging.getLogger("sentstream.run")
@@ -46,7 +47,7 @@ class Embedded:
     def __init__(
         self,
         settings: Callable[[], Settings],
-        feed: Flushes,
+        feed: FlushListener,
         on_status: Callable[[int, str, str], None] = lambda *_: None,
         on_unbased: Callable[[], None] = lambda: None,
     ) -> None:

@@ -22,9 +22,9 @@ import psycopg
 from connectors.postgres.connect import connect
 from connectors.postgres.store.partitions import Store, timestamp
 from stream.core.batch import Batcher
+from stream.core.committed import CommittedFlush, FlushListener, of_flush, of_progress
 from stream.core.entries import Transaction
 from stream.core.errors import FencedError
-from stream.core.feed import Flushed, Flushes, of_flush, of_progress
 from stream.core.flushing import Flush
 from stream.core.pace import FlushPace, Waiting
 from stream.core.partition import Outcome, Partition, Policy
@@ -64,7 +64,7 @@ class Session:
     def __init__(
         self,
         options: SessionOptions,
-        feed: Flushes,
+        feed: FlushListener,
         stop: threading.Event,
         on_status: Callable[[int, str, str], None] = lambda *_: None,
         on_unbased: Callable[[], None] = lambda: None,
@@ -152,7 +152,7 @@ class Session:
         partition = self._partition
         rows = tuple(of_progress(row) for row in partition.snapshot())
         self._feed.flushed(
-            Flushed(partition.epoch, 0, partition.position, timestamp(as_of), partition.based, rows, whole=True)
+            CommittedFlush(partition.epoch, 0, partition.position, timestamp(as_of), partition.based, rows, whole=True)
         )
 
     # ---- reading ------------------------------------------------------------------------------------------------

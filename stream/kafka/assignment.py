@@ -21,7 +21,7 @@ from typing import Any
 
 from connectors.kafka.codec import Decoder, end_of
 from stream.core.errors import PoisonError
-from stream.core.flushing import Flush, Flushed
+from stream.core.flushing import Flush, FlushResult
 from stream.core.pace import TICK, Waiting
 from stream.core.partition import Loaded, Outcome, Partition, Policy
 from stream.core.position import Position
@@ -187,7 +187,7 @@ class AssignedPartition:
         self._taken = len(self._pending)
         return self._partition.take(now, self.next_offset)
 
-    def flushed(self, flush: Flush, result: Flushed, now: float) -> Iterator[Record]:
+    def flushed(self, flush: Flush, result: FlushResult, now: float) -> Iterator[Record]:
         """The flush has committed; the records that it contains, in order, to be acknowledged."""
         self._partition.flushed(flush, result, now)
         self.written, self._based_written = flush.position, flush.based

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from connectors.kafka.codec import campaign_key, encode_progress, encode_verdict, encode_watermark, watermark_key
 from connectors.kafka.topics import Names
-from stream.core.feed import Flushed, Row
+from stream.core.committed import CampaignRow, CommittedFlush
 from stream.core.pace import Backoff
 from stream.core.progress import measure, position_text, rate_per_minute, to_json
 from stream.core.tombstones import Due
@@ -95,7 +95,7 @@ class Publications:
         self.published = 0
         self.failures = 0
 
-    def add(self, what: Flushed, flows: Iterable[tuple[int, int, int]] = ()) -> None:
+    def add(self, what: CommittedFlush, flows: Iterable[tuple[int, int, int]] = ()) -> None:
         """A flush that committed, or (``whole``) a partition as it was loaded. ``flows``: (campaign, minute,
         sent)."""
         partition = what.partition
@@ -223,7 +223,7 @@ class Publications:
         self.published += len(records)
 
 
-def _value(row: Row, what: Flushed, rates: Rates, now: datetime) -> bytes:
+def _value(row: CampaignRow, what: CommittedFlush, rates: Rates, now: datetime) -> bytes:
     progress = measure(
         campaign_id=row.campaign_id,
         name=row.name,

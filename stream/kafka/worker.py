@@ -34,10 +34,9 @@ from connectors.kafka.live_keys import living_campaigns
 from connectors.kafka.topics import RECORD_LIMIT, Names
 from connectors.postgres.connect import connect
 from connectors.postgres.store.partitions import Store, timestamp
+from stream.core.committed import CommittedFlush, of_flush, of_progress
 from stream.core.errors import SentstreamError, UnreachableError
-from stream.core.feed import Flushed, of_flush, of_progress
-from stream.core.flushing import Flush
-from stream.core.flushing import Flushed as Written
+from stream.core.flushing import Flush, FlushResult
 from stream.core.pace import Backoff, FlushPace, Waiting
 from stream.core.partition import Loaded, Policy
 from stream.core.partitioner import partition_of
@@ -275,7 +274,7 @@ class Worker:
         self._acknowledge(state.load(loaded))
         partition = state.partition
         rows = tuple(of_progress(row) for row in partition.snapshot())
-        whole = Flushed(
+        whole = CommittedFlush(
             loaded.epoch, state.number, loaded.position, timestamp(loaded.as_of), loaded.based, rows, whole=True
         )
         self.publications.add(whole, flows)
@@ -508,7 +507,7 @@ class Worker:
                 self._again(fenced)
         self._changed.set()
 
-    def _flushed(self, state: AssignedPartition, flush: Flush, result: Written) -> None:
+    def _flushed(self, state: AssignedPartition, flush: Flush, result: FlushResult) -> None:
         self._acknowledge(state.flushed(flush, result, time.monotonic()))
         flows = [(campaign, minute, n) for (campaign, minute, kind), n in flush.history if kind == "flow"]
         self.publications.add(of_flush(flush), flows)
@@ -558,7 +557,7 @@ class Worker:
             self._drop_connection()
             raise
 
-    def _write(self, flushes: list[Flush]) -> list[Written | None]:
+    def _write(self, flushes: list[Flush]) -> list[FlushResult | None]:
         connection = self._connect()
         try:
             return write(self._store, connection, flushes, self.metrics.retried)

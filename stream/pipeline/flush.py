@@ -17,7 +17,7 @@ from psycopg import errors as pg
 
 from connectors.postgres.store.partitions import Store
 from stream.core.errors import FencedError, PreconditionError
-from stream.core.flushing import Flush, Flushed
+from stream.core.flushing import Flush, FlushResult
 from stream.core.pace import Backoff
 
 log = logging.getLogger("sentstream.writing")
@@ -31,7 +31,7 @@ def write(
     connection: psycopg.Connection[Any],
     flushes: Sequence[Flush],
     on_retry: Callable[[], None] = lambda: None,
-) -> list[Flushed | None]:
+) -> list[FlushResult | None]:
     """Write the flushes, in the order of their partitions; what came of each, None where it was fenced off."""
     backoff = Backoff(first=0.05, most=2.0)
     while True:
@@ -49,14 +49,14 @@ def write(
             ) from error
 
 
-def _once(store: Store, connection: psycopg.Connection[Any], flushes: Sequence[Flush]) -> list[Flushed | None]:
+def _once(store: Store, connection: psycopg.Connection[Any], flushes: Sequence[Flush]) -> list[FlushResult | None]:
     if len(flushes) == 1:
         return [_fenced(store, connection, flushes[0])]
     with connection.transaction():
         return [_fenced(store, connection, flush) for flush in flushes]
 
 
-def _fenced(store: Store, connection: psycopg.Connection[Any], flush: Flush) -> Flushed | None:
+def _fenced(store: Store, connection: psycopg.Connection[Any], flush: Flush) -> FlushResult | None:
     try:
         return store.flush(connection, flush)
     except FencedError as error:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from connectors.postgres.queries.history import read_history
-from stream.core.feed import Campaign
+from stream.core.change_log import CampaignState
 from stream.core.progress import time_text
 from stream.web import models
 from stream.web.context import Context, Shared
@@ -80,7 +80,7 @@ def whole_history(
     return answer(request, _history(shared, None, since, until))
 
 
-def known(shared: Context, campaign_id: int) -> Campaign:
+def known(shared: Context, campaign_id: int) -> CampaignState:
     """The campaign; Problem 404 where there is none."""
     campaign = shared.loaded().log.campaigns.get(campaign_id)
     if campaign is None:
@@ -88,7 +88,7 @@ def known(shared: Context, campaign_id: int) -> Campaign:
     return campaign
 
 
-def _fits(campaign: Campaign, status: list[CampaignStatus] | None, q: str | None) -> bool:
+def _fits(campaign: CampaignState, status: list[CampaignStatus] | None, q: str | None) -> bool:
     if status and campaign.row.status not in status:
         return False
     return not q or q.casefold() in campaign.row.name.casefold() or q == str(campaign.row.campaign_id)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from stream.config.settings import Settings
-from stream.core.feed import Inbox
+from stream.service.inbox import Inbox
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Final
 
-from stream.core.feed import ChangeLog, Flushed, Inbox, Round
+from stream.core.change_log import ChangeLog, Round
+from stream.core.committed import CommittedFlush
+from stream.service.inbox import Inbox
 from stream.web.serialize import Encoder, is_stale
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Live:
 
     # What arrives
 
-    def take(self, flushes: Iterable[Flushed]) -> None:
+    def take(self, flushes: Iterable[CommittedFlush]) -> None:
         """Take flushes in."""
         for what in flushes:
             self.log.flushed(what)

@@ -18,8 +18,8 @@ import orjson
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.topics import Names
+from stream.core.committed import CampaignRow, CommittedFlush
 from stream.core.errors import SentstreamError
-from stream.core.feed import Flushed, Row
 from stream.core.position import Position, parse_lsn
 from stream.web.context import Context
 
@@ -85,7 +85,7 @@ def _consumer(cluster: Cluster, topic: str) -> AIOKafkaConsumer:
     )
 
 
-def flushes_of(records: Iterable[tuple[int, bytes, bytes | None]]) -> list[Flushed]:
+def flushes_of(records: Iterable[tuple[int, bytes, bytes | None]]) -> list[CommittedFlush]:
     """Records (partition, key, value) as flushes, one a partition.
 
     A record that is none of ours is left out: a wrong one here costs a moment of an older number, no count.
@@ -107,7 +107,7 @@ class _Told:
     position: Position | None = None
     as_of: datetime | None = None
     based: bool = True
-    rows: dict[int, Row] = field(default_factory=dict)
+    rows: dict[int, CampaignRow] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
 
     def add(self, key: bytes, value: Mapping[str, Any] | None) -> None:
@@ -123,12 +123,12 @@ class _Told:
             self.rows[row.campaign_id] = row
             self.deleted.discard(row.campaign_id)
 
-    def flushed(self, partition: int) -> Flushed | None:
+    def flushed(self, partition: int) -> CommittedFlush | None:
         """None where nothing tells a position; what a campaign's end needs comes with the watermark that follows."""
         if self.position is None:
             return None
         rows, deleted = tuple(self.rows.values()), tuple(sorted(self.deleted))
-        return Flushed(self.epoch, partition, self.position, self.as_of, self.based, rows, deleted)
+        return CommittedFlush(self.epoch, partition, self.position, self.as_of, self.based, rows, deleted)
 
     def _reach(self, value: Mapping[str, Any]) -> None:
         epoch, lsn, seq = (int(part, 16) for part in value["position"].split("."))
@@ -137,10 +137,10 @@ class _Told:
             self.as_of = _time(value["as_of"])
 
 
-def _row(value: Mapping[str, Any]) -> Row:
+def _row(value: Mapping[str, Any]) -> CampaignRow:
     names = ("queue_queued", "queue_sending", "queue_sent", "queue_failed", "queue_cancelled")
     queued, sending, sent, failed, cancelled = (int(value[name]) for name in names)
-    return Row(
+    return CampaignRow(
         int(value["campaign_id"]),
         str(value["name"]),
         str(value["status"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from stream.core.feed import Campaign, Change, ChangeLog, Deleted, Mark
+from stream.core.change_log import CampaignGone, CampaignState, Change, ChangeLog, PartitionState
 from stream.core.position import lsn_text
 from stream.core.progress import measure, position_text, stale, time_text, to_json
 from stream.core.verdict import Verdict
@@ -19,12 +19,14 @@ def dumps(value: object) -> bytes:
     return orjson.dumps(value)
 
 
-def is_stale(mark: Mark, now: datetime) -> bool:
+def is_stale(mark: PartitionState, now: datetime) -> bool:
     """Whether the partition's numbers must not be taken for those of now."""
     return stale(mark.as_of, mark.based, now)
 
 
-def progress(campaign: Campaign, mark: Mark | None, now: datetime, seen: datetime | None) -> dict[str, Any]:
+def progress(
+    campaign: CampaignState, mark: PartitionState | None, now: datetime, seen: datetime | None
+) -> dict[str, Any]:
     """A campaign's progress. ``mark``: as `ChangeLog.mark_of` says; ``seen``: when the mailer's table was read, which
     a campaign outside the queue is no younger than."""
     row = campaign.row
@@ -55,7 +57,7 @@ def progress(campaign: Campaign, mark: Mark | None, now: datetime, seen: datetim
     }
 
 
-def watermark(mark: Mark) -> dict[str, Any]:
+def watermark(mark: PartitionState) -> dict[str, Any]:
     """How far a partition is."""
     return {
         "partition": mark.partition,
@@ -102,15 +104,15 @@ class Encoder:
             return None
 
     def __call__(self, number: int, change: Change, log: ChangeLog) -> bytes:
-        if isinstance(change, Campaign):
+        if isinstance(change, CampaignState):
             return self.frame(number, "progress", self.progress(change, log))
-        if isinstance(change, Mark):
+        if isinstance(change, PartitionState):
             return self.frame(number, "watermark", watermark(change) | {"now": time_text(self._now())})
-        if isinstance(change, Deleted):
+        if isinstance(change, CampaignGone):
             return self.frame(number, "deleted", {"campaign_id": change.campaign_id})
         return self.frame(number, "verdict", verdict(change))
 
-    def progress(self, campaign: Campaign, log: ChangeLog) -> dict[str, Any]:
+    def progress(self, campaign: CampaignState, log: ChangeLog) -> dict[str, Any]:
         return progress(campaign, log.mark_of(campaign), self._now(), self._seen())
 
     def snapshot(self, log: ChangeLog, campaign_id: int | None = None) -> bytes:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
-from stream.core.feed import Inbox
 from stream.service.auth import is_loopback
+from stream.service.inbox import Inbox
 from stream.web.child_process import Handle
 
 if TYPE_CHECKING:

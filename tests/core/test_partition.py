@@ -10,8 +10,8 @@ import pytest
 
 from stream.core.batch import Batch
 from stream.core.entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Recount, Truncate
-from stream.core.flushing import Answer, Flush, Flushed, Overwritten, ProgressRow
-from stream.core.partition import Campaign, Loaded, Outcome, Partition, Policy
+from stream.core.flushing import Answer, Flush, FlushResult, Overwritten, ProgressRow
+from stream.core.partition import Loaded, MailerCampaign, Outcome, Partition, Policy
 from stream.core.position import Position
 from stream.core.status import FAILED, MOVED, NEW, QUEUED, REMOVED, SENDING, SENT
 from stream.core.verdict import Verdict, named
@@ -33,7 +33,7 @@ def loaded(
     progress = tuple(
         ProgressRow(c, counts, removed, counts[SENT] + removed) for c, (counts, removed) in (rows or {}).items()
     )
-    known = {c: Campaign(f"campaign {c}", "running", 100, sent) for c, sent in (campaigns or {}).items()}
+    known = {c: MailerCampaign(f"campaign {c}", "running", 100, sent) for c, sent in (campaigns or {}).items()}
     return Loaded(epoch, Position(lsn), based, MINUTE * 60_000_000, progress, known)
 
 
@@ -58,7 +58,7 @@ def recount(expected: Mapping[int, tuple[int, ...]], run: int = 1, **more: Any) 
 def flush(state: Partition, now: float = 1.0, **result: Any) -> Flush:
     """A flush that commits."""
     made = state.take(now)
-    state.flushed(made, Flushed(**result), now)
+    state.flushed(made, FlushResult(**result), now)
     return made
 
 
@@ -426,7 +426,7 @@ def test_what_damages_the_counts_in_memory_is_told_as_lost_state() -> None:
 def test_what_damages_the_store_is_told_as_lost_state_by_the_next_load() -> None:
     """Counts that do not add up to what they were written with."""
     row = ProgressRow(7, (10, 0, 9, 0, 0), 0, 5)
-    state = partition(Loaded(EPOCH, Position(100), True, 0, (row,), {7: Campaign("A", "running", 1, 5)}))
+    state = partition(Loaded(EPOCH, Position(100), True, 0, (row,), {7: MailerCampaign("A", "running", 1, 5)}))
     state.apply(batch(100, recount({7: (10, 0, 5, 0, 0)})))
     (verdict,) = flush(state).verdicts
     assert (verdict.verdict, verdict.cause) == ("drift", "lost_state")
@@ -469,7 +469,7 @@ def test_the_swap_expects_what_was_loaded_or_written_last() -> None:
     first = state.take(1.0)
     state.apply(batch(110, SEND))
     assert first.expected == (100, 0)
-    state.flushed(first, Flushed(), 1.0)
+    state.flushed(first, FlushResult(), 1.0)
     assert state.take(2.0).expected == (110, 0)
 
 

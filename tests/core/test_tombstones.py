@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.flushing import ProgressRow
-from stream.core.partition import Campaign, Loaded, Partition
+from stream.core.partition import Loaded, MailerCampaign, Partition
 from stream.core.partitioner import partition_of
 from stream.core.position import Position
 from stream.core.tombstones import Due, campaigns_of, fold
@@ -114,6 +114,6 @@ def test_what_the_topic_shows_in_the_end_is_what_the_state_has(steps: list[str],
 def test_the_state_has_what_only_a_raise_has_met() -> None:
     partition = Partition(0)
     rows = (ProgressRow(1, (0, 0, 3, 0, 0), 0, 3), ProgressRow(2, (0, 0, 0, 0, 0), 0, 0))
-    campaigns = {number: Campaign(f"campaign {number}", "running", 0, 0) for number in (1, 2, 3)}
+    campaigns = {number: MailerCampaign(f"campaign {number}", "running", 0, 0) for number in (1, 2, 3)}
     partition.load(Loaded(1, Position(5), False, 0, rows, campaigns))
     assert [partition.has(number) for number in (1, 2, 3)] == [True, True, False]

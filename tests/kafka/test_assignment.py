@@ -5,7 +5,7 @@ from __future__ import annotations
 from connectors.kafka.codec import Decoder, encode
 from stream.core.batch import Batch
 from stream.core.entries import Counted, Move
-from stream.core.flushing import Flush, Flushed, ProgressRow
+from stream.core.flushing import Flush, FlushResult, ProgressRow
 from stream.core.partition import Loaded
 from stream.core.position import Position
 from stream.core.status import QUEUED, SENT
@@ -37,7 +37,7 @@ def sent(assigned: AssignedPartition) -> int:
 def flush(assigned: AssignedPartition, now: float = 1.0) -> tuple[Flush, list[int]]:
     """A flush that commits; the offsets to acknowledge."""
     made = assigned.flush(now)
-    return made, [it.offset for it in assigned.flushed(made, Flushed(), now)]
+    return made, [it.offset for it in assigned.flushed(made, FlushResult(), now)]
 
 
 def test_records_are_acknowledged_in_order_after_the_flush_that_contains_them() -> None:
@@ -50,7 +50,7 @@ def test_records_are_acknowledged_in_order_after_the_flush_that_contains_them() 
     )  # while the flush is under way
     assert made.next_offset == 13
     assert made.due == {7: 3}
-    assert [it.offset for it in assigned.flushed(made, Flushed(), 1.0)] == [10, 11, 12]
+    assert [it.offset for it in assigned.flushed(made, FlushResult(), 1.0)] == [10, 11, 12]
     assert assigned.pending == 1
     assert flush(assigned)[1] == [13]
     assert assigned.size == 0

@@ -16,11 +16,11 @@ from connectors.postgres.connect import Connection
 from connectors.postgres.setup import Wanted, set_up
 from connectors.postgres.store.recount import Limits, request
 from stream.config.settings import Settings
-from stream.core.feed import Inbox
 from stream.core.report import Run
 from stream.core.status import STATUSES
 from stream.embedded.run import Embedded
 from stream.reconcile.reconciler import Reconciler, utc_now
+from stream.service.inbox import Inbox
 from tests.fix_postgres import Database
 from tests.waiting import eventually
 

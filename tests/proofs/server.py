@@ -18,7 +18,7 @@ from stream.core.epoch import Watermark
 from stream.core.errors import FencedError
 from stream.core.flushing import (
     Flush,
-    Flushed,
+    FlushResult,
     HistoryKey,
     Overwritten,
     ProgressRow,
@@ -27,7 +27,7 @@ from stream.core.flushing import (
     with_store_faults,
 )
 from stream.core.fold import FOLD_VERSION
-from stream.core.partition import Campaign, Loaded
+from stream.core.partition import Loaded, MailerCampaign
 from stream.core.position import Position
 from stream.core.status import SENT
 from stream.core.verdict import Verdict
@@ -188,7 +188,7 @@ class Server:
             if row.partition == partition
         )
         campaigns = {
-            c: Campaign("name", row["status"], row["to_send"], row["sent"])
+            c: MailerCampaign("name", row["status"], row["to_send"], row["sent"])
             for c, row in self.oracle.known.items()
             if partition_of(c) == partition
         }
@@ -223,7 +223,7 @@ class Server:
 
     # ---- the flush ----------------------------------------------------------------------------------------------
 
-    def flush(self, flush: Flush) -> Flushed:  # noqa: C901 - one transaction, in its order
+    def flush(self, flush: Flush) -> FlushResult:  # noqa: C901 - one transaction, in its order
         """As ``connectors/postgres/store/partitions.py`` does it."""
         mark = self.watermarks.get(flush.partition)
         if mark is None or (mark.epoch, mark.position) != (flush.epoch, flush.expected):
@@ -268,7 +268,7 @@ class Server:
         self._shows(writes, flush.position.lsn)
         self._ours(writes)
         self.fresh |= raised.keys()
-        return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
+        return FlushResult(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 
     def _due(self, flush: Flush) -> tuple[set[int], list[Overwritten], dict[int, int]]:
         held: set[int] = set()

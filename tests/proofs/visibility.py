@@ -33,7 +33,7 @@ from stream.core.entries import (
     Transaction,
     Truncate,
 )
-from stream.core.flushing import Flushed
+from stream.core.flushing import FlushResult
 from stream.core.partition import Loaded, Partition
 from stream.core.position import Position
 from stream.core.status import MOVED, NEW, REMOVED
@@ -362,7 +362,7 @@ class World:
         for batch in [*self.batcher.add(transactions), *self.batcher.cut()]:
             state.apply(batch)
         flush = state.take(0.0)
-        state.flushed(flush, Flushed(), 0.0)
+        state.flushed(flush, FlushResult(), 0.0)
         for verdict in flush.verdicts:
             if verdict.verdict == "drift":
                 self.tally.drifts += 1

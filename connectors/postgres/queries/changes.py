@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from stream.core.feed import Flushed, Row
+from stream.core.committed import CampaignRow, CommittedFlush
 from stream.core.position import Position, parse_lsn
 from stream.core.progress import rate_per_minute
 from stream.core.verdict import Verdict
@@ -38,8 +38,8 @@ class Changes:
 
     now: datetime
     reached: Mapping[int, tuple[int, Position]]
-    flushes: tuple[Flushed, ...] = ()
-    outside: tuple[Row, ...] = ()
+    flushes: tuple[CommittedFlush, ...] = ()
+    outside: tuple[CampaignRow, ...] = ()
     existing: frozenset[int] | None = None
     counted: frozenset[int] | None = None
     rates: Mapping[int, float] | None = None
@@ -74,10 +74,10 @@ class Follower:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             marks = cursor.execute(_MARKS).fetchall()
             now, horizon = marks[0][:2]
-            flushes: tuple[Flushed, ...] = ()
+            flushes: tuple[CommittedFlush, ...] = ()
             if self._marks != (stands := [mark[2:] for mark in marks]):
                 flushes = self._changed(cursor, stands)
-            outside: tuple[Row, ...] = ()
+            outside: tuple[CampaignRow, ...] = ()
             existing = counted = None
             if at - self._campaigns_at >= CAMPAIGNS_EVERY:
                 outside = self._mailer(cursor)
@@ -100,16 +100,16 @@ class Follower:
         }
         return Changes(now, reached, flushes, outside, existing, counted, rates, run)
 
-    def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[Flushed, ...]:
+    def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[CommittedFlush, ...]:
         cursor.execute(self._sql(_PROGRESS), {"since": self._seen})
-        rows: dict[int, list[Row]] = {}
+        rows: dict[int, list[CampaignRow]] = {}
         for partition, *values in cursor:
             rows.setdefault(partition, []).append(_row(values))
         verdicts: list[Verdict] = []
         if self._seen is not None:  # what was decided before the first look is no news
             verdicts = [Verdict(*values) for values in cursor.execute(self._sql(_VERDICTS), {"since": self._seen})]
         return tuple(
-            Flushed(
+            CommittedFlush(
                 epoch,
                 partition,
                 Position(parse_lsn(lsn), seq),
@@ -123,19 +123,19 @@ class Follower:
             if partition is not None
         )
 
-    def _mailer(self, cursor: Any) -> tuple[Row, ...]:
+    def _mailer(self, cursor: Any) -> tuple[CampaignRow, ...]:
         cursor.execute(self._sql(_CAMPAIGNS), {"since": self._campaigns_seen})
-        return tuple(Row(n, name, status, to_send, _NONE, 0, sent) for n, name, status, to_send, sent in cursor)
+        return tuple(CampaignRow(n, name, status, to_send, _NONE, 0, sent) for n, name, status, to_send, sent in cursor)
 
     def _sql(self, text: LiteralString) -> sql.Composed:
         campaigns = sql.Identifier(self.mailer_schema, "campaigns")
         return sql.SQL(text).format(campaigns=campaigns, written_since=sql.SQL(_WRITTEN_SINCE))
 
 
-def _row(values: Sequence[Any]) -> Row:
+def _row(values: Sequence[Any]) -> CampaignRow:
     number, name, status, to_send, queued, sending, sent, failed, cancelled, removed, shown, verified_at, lsn = values
     counts = (queued, sending, sent, failed, cancelled)
-    return Row(
+    return CampaignRow(
         number, name, status, to_send, counts, removed, shown, verified_at, None if lsn is None else parse_lsn(lsn)
     )
 

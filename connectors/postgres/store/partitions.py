@@ -22,7 +22,7 @@ from stream.core.epoch import Server, Watermark
 from stream.core.errors import FencedError
 from stream.core.flushing import (
     Flush,
-    Flushed,
+    FlushResult,
     Overwritten,
     ProgressRow,
     Stored,
@@ -30,7 +30,7 @@ from stream.core.flushing import (
     with_store_faults,
     without_corrections,
 )
-from stream.core.partition import Campaign, Loaded
+from stream.core.partition import Loaded, MailerCampaign
 from stream.core.position import Position, lsn_text, parse_lsn
 
 log = logging.getLogger("sentstream.store")
@@ -214,7 +214,7 @@ class Store:
                 for row in rows
             ),
             {
-                number: Campaign(name or "", status or "", to_send or 0, sent or 0)
+                number: MailerCampaign(name or "", status or "", to_send or 0, sent or 0)
                 for number, name, status, to_send, sent in campaigns
                 if partition_of(number) == partition
             },
@@ -262,7 +262,7 @@ class Store:
 
     # ---- flushing -----------------------------------------------------------------------------------------------
 
-    def flush(self, connection: Connection, flush: Flush) -> Flushed:
+    def flush(self, connection: Connection, flush: Flush) -> FlushResult:
         """Write ``flush`` in one transaction, durably.
 
         :exc:`FencedError` where the watermark is not the expected one; nothing is written then. Serialization
@@ -313,7 +313,7 @@ class Store:
             failpoint("before_commit")
         failpoint("after_commit")
         self._tell_refused(refused, writes)
-        return Flushed(frozenset(held), tuple(overwritten), flush.verdicts, raised)
+        return FlushResult(frozenset(held), tuple(overwritten), flush.verdicts, raised)
 
     @staticmethod
     def _raised(connection: Connection, flush: Flush) -> tuple[Flush, Mapping[int, int]]:

@@ -1,11 +1,8 @@
-"""The change log behind server-sent events: what is true now, and what changed since an id.
+"""The change log behind server-sent events: what is true now, and what changed since an event number.
 
-A flush says what it wrote (:class:`Flushed`); the log keeps only the newest state of each campaign, in order of change.
-So "what changed since" is the tail of that order, memory is bounded by the number of campaigns and never by the number
-of changes, and a client that was away for an hour, or reads slowly, gets each campaign once.
-
-Two halves: :class:`Inbox` is the hand-over from the flush thread, :class:`ChangeLog` belongs to the one thread that
-serves.
+The log keeps only the newest state of each campaign, in order of change. So "what changed since" is the tail of that
+order, memory is bounded by the number of campaigns and not by the number of changes, and a client that was away for an
+hour, or reads slowly, receives each campaign once.
 """
 
 from __future__ import annotations
@@ -13,163 +10,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Reversible
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from heapq import merge
-from threading import Lock
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
-from stream.core.flushing import Flush, ProgressRow
-from stream.core.position import Position
-from stream.core.verdict import Verdict
+from .committed import VERDICTS_KEPT, CampaignRow, CommittedFlush
+from .position import Position
+from .verdict import Verdict
 
 #: seconds between two rounds of events, and so between two events of one campaign
 ROUND: Final = 0.25
 #: seconds between two events that only say how far a partition is
 MARK_EVERY: Final = 1.0
-#: verdicts, and deleted campaigns, that a client can be told of later; who was away for longer gets a snapshot
-REMEMBERED: Final = 1000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: deleted campaigns and verdicts that a client can learn of later; a client that missed more receives a snapshot
+REMEMBERED: Final = VERDICTS_KEPT
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A campaign as the flush wrote it. ``counts``: queued, sending, sent, failed, cancelled; ``sent``: what
-    ``campaigns.sent`` shows. ``name`` and ``status`` are the mailer's; an empty one means "not known here"."""
-
-    campaign_id: int
-    name: str
-    status: str
-    to_send: int
-    counts: tuple[int, int, int, int, int]
-    removed: int
-    sent: int
-    verified_at: datetime | None = None
-    verified_lsn: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """One committed flush of one partition: the watermark it wrote, and the campaigns that it changed.
-
-    ``rows``: the changed campaigns, each with all its values; ``whole`` (after a load): they are all campaigns of the
-    partition, and one that is missing is gone. ``deleted``: campaigns that are gone. ``based`` false: the counts are
-    not to be believed yet.
-    """
-
-    epoch: int
-    partition: int
-    position: Position
-    as_of: datetime | None
-    based: bool
-    rows: tuple[Row, ...] = ()
-    deleted: tuple[int, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
-    whole: bool = False
-
-
-def of_flush(flush: Flush) -> Flushed:
-    """What a flush that committed tells the faces."""
-    here = {row.campaign for row in flush.rows}
-    return Flushed(
-        flush.epoch,
-        flush.partition,
-        flush.position,
-        _time(flush.as_of),
-        flush.based,
-        tuple(map(of_progress, flush.rows)),
-        tuple(campaign for campaign in flush.deleted if campaign not in here),
-        flush.verdicts,
-    )
-
-
-def of_progress(row: ProgressRow) -> Row:
-    """A row of ``sentstream.progress`` as the faces know it."""
-    return Row(
-        row.campaign,
-        row.name,
-        row.status,
-        row.to_send,
-        row.counts,
-        row.removed,
-        row.sent,
-        _time(row.verified_at),
-        row.verified_lsn,
-    )
-
-
-def _time(microseconds: int | None) -> datetime | None:
-    """Microseconds since 1970 as a time; the core counts so."""
-    return None if not microseconds else _EPOCH + timedelta(microseconds=microseconds)
-
-
-class Flushes(Protocol):
-    """Where a runtime says what it has flushed: called after the commit, from the flush's thread; never blocks."""
-
-    def flushed(self, what: Flushed) -> None: ...
-
-
-class Inbox:
-    """The hand-over between the flush thread and whoever serves. Bounded: a newer row of a campaign replaces the older.
-
-    ``wake`` is called, in the flush thread, when something is there for the first time since the last `take`.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._waiting: dict[int, Flushed] = {}
-        self._wake: Callable[[], None] = lambda: None
-
-    def on_arrival(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` for whatever waits now or arrives from here on."""
-        with self._lock:
-            self._wake = wake
-            waiting = bool(self._waiting)
-        if waiting:
-            wake()
-
-    def flushed(self, what: Flushed) -> None:
-        with self._lock:
-            first = not self._waiting
-            before = self._waiting.get(what.partition)
-            self._waiting[what.partition] = what if before is None else merged(before, what)
-            wake = self._wake
-        if first:
-            wake()
-
-    def take(self) -> tuple[Flushed, ...]:
-        """What was flushed since the last call, one for each partition."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        return tuple(waiting.values())
-
-
-def merged(older: Flushed, newer: Flushed) -> Flushed:
-    """Two flushes of a partition, one after the other, as one."""
-    verdicts = (*older.verdicts, *newer.verdicts)[-REMEMBERED:]
-    if newer.whole:
-        return replace(newer, verdicts=verdicts)
-    rows = {row.campaign_id: row for row in older.rows}
-    rows.update((row.campaign_id, row) for row in newer.rows)
-    for gone in newer.deleted:
-        rows.pop(gone, None)
-    deleted = {*older.deleted, *newer.deleted} - rows.keys()
-    return replace(
-        newer, rows=tuple(rows.values()), deleted=tuple(sorted(deleted)), verdicts=verdicts, whole=older.whole
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Campaign:
+class CampaignState:
     """A campaign as it is known now. ``partition`` is None for one outside the queue: its row then has the mailer's
     values and no counts. ``rate``: mails in the last minute."""
 
-    row: Row
+    row: CampaignRow
     partition: int | None
     rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PartitionState:
     """How far a partition is. ``stale`` is decided by whoever has a clock."""
 
     partition: int
@@ -181,19 +49,19 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class CampaignGone:
     """A campaign that is gone."""
 
     campaign_id: int
 
 
-def _behind(mark: Mark) -> tuple[bool, bool, float]:
+def _behind(mark: PartitionState) -> tuple[bool, bool, float]:
     """Sorts marks: without a base, without a time, then by age."""
     return mark.based, mark.as_of is not None, 0.0 if mark.as_of is None else mark.as_of.timestamp()
 
 
 #: what an event says
-Change: TypeAlias = Campaign | Mark | Deleted | Verdict
+Change: TypeAlias = CampaignState | PartitionState | CampaignGone | Verdict
 _Key: TypeAlias = tuple[str, int]
 
 
@@ -224,8 +92,8 @@ class ChangeLog:
 
     def __init__(self, encode: Callable[[int, Change, ChangeLog], bytes]) -> None:
         self._encode = encode
-        self._campaigns: dict[int, Campaign] = {}
-        self._marks: dict[int, Mark] = {}
+        self._campaigns: dict[int, CampaignState] = {}
+        self._marks: dict[int, PartitionState] = {}
         self._marked_at: dict[int, float] = {}
         self._stamps: dict[int, tuple[int, Position]] = {}
         self._events: dict[_Key, Event] = {}
@@ -241,14 +109,14 @@ class ChangeLog:
     # What is true now
 
     @property
-    def campaigns(self) -> Mapping[int, Campaign]:
+    def campaigns(self) -> Mapping[int, CampaignState]:
         return self._campaigns
 
     @property
-    def marks(self) -> Mapping[int, Mark]:
+    def marks(self) -> Mapping[int, PartitionState]:
         return self._marks
 
-    def mark_of(self, campaign: Campaign) -> Mark | None:
+    def mark_of(self, campaign: CampaignState) -> PartitionState | None:
         """How far the campaign's partition is. That one is outside the queue is known as far as the stream has got
         everywhere: the mark that is furthest behind, one without a base first. None: nothing is known."""
         if campaign.partition is not None:
@@ -257,7 +125,7 @@ class ChangeLog:
 
     # What happens
 
-    def flushed(self, what: Flushed) -> None:
+    def flushed(self, what: CommittedFlush) -> None:
         """Take a flush in. Flushes of a partition may come by two ways and out of order: what is older than what is
         known of a campaign changes nothing."""
         for verdict in what.verdicts:
@@ -284,7 +152,7 @@ class ChangeLog:
         """Whether nothing newer than ``stamp`` (epoch, position) is known of a campaign, its end included."""
         return self._stamps.get(campaign_id, stamp) <= stamp
 
-    def outside(self, rows: Iterable[Row]) -> None:
+    def outside(self, rows: Iterable[CampaignRow]) -> None:
         """Campaigns as the mailer's own table has them. Those in the queue take name, status and to_send from it."""
         for row in rows:
             known = self._campaigns.get(row.campaign_id)
@@ -297,7 +165,7 @@ class ChangeLog:
         """Campaigns that exist no more."""
         for number in list(campaign_ids):
             if self._campaigns.pop(number, None) is not None:
-                self._due["campaign", number] = Deleted(number)
+                self._due["campaign", number] = CampaignGone(number)
 
     def rates(self, per_minute: Mapping[int, float]) -> None:
         """Mails in the last minute, by campaign; one that is not named sent none."""
@@ -306,7 +174,7 @@ class ChangeLog:
             if rate != known.rate:
                 self._put(replace(known, rate=rate))
 
-    def aged(self, stale: Callable[[Mark], bool]) -> None:
+    def aged(self, stale: Callable[[PartitionState], bool]) -> None:
         """Let time pass: a partition that became stale, or fresh again, is said at once."""
         for mark in list(self._marks.values()):
             if stale(mark) != mark.stale:
@@ -335,9 +203,9 @@ class ChangeLog:
             del self._due[key]
             self._events.pop(key, None)  # so that it goes to the end
             self._events[key] = self._event(change)
-            if isinstance(change, Mark):
+            if isinstance(change, PartitionState):
                 self._marked_at[change.partition] = now
-            elif isinstance(change, Deleted):
+            elif isinstance(change, CampaignGone):
                 self._deleted[change.campaign_id] = None
         self._verdicts.extend(self._event(verdict) for verdict in verdicts)
         self._forget()
@@ -366,25 +234,25 @@ class ChangeLog:
 
     # Inside
 
-    def _reach(self, what: Flushed, known: Mark | None) -> None:
+    def _reach(self, what: CommittedFlush, known: PartitionState | None) -> None:
         """Note how far the partition is, unless it is known to be further."""
         if known is not None and (what.epoch, what.position) < (known.epoch, known.position):
             return
         stale = known.stale if known is not None else False
-        mark = Mark(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
+        mark = PartitionState(what.partition, what.epoch, what.position, what.as_of, what.based, stale)
         if mark == known:
             return
         if known is None or known.based != mark.based or known.epoch != mark.epoch:
             self._marked_at.pop(what.partition, None)
         self._marks[what.partition] = self._due["mark", what.partition] = mark
 
-    def _learn(self, row: Row, partition: int | None) -> None:
+    def _learn(self, row: CampaignRow, partition: int | None) -> None:
         known = self._campaigns.get(row.campaign_id)
         if known is not None and not (row.name and row.status):
             row = replace(row, name=row.name or known.row.name, status=row.status or known.row.status)
         rate = known.rate if known is not None else 0.0
         if known is None or known.row != row or known.partition != partition:
-            self._put(Campaign(row, partition, rate))
+            self._put(CampaignState(row, partition, rate))
 
     def _rule(self, verdict: Verdict) -> None:
         """A verdict may come by two ways (the flush, a look at the store): it is told once."""
@@ -396,7 +264,7 @@ class ChangeLog:
             del self._ruled[next(iter(self._ruled))]
         self._due_verdicts.append(verdict)
 
-    def _put(self, campaign: Campaign) -> None:
+    def _put(self, campaign: CampaignState) -> None:
         self._campaigns[campaign.row.campaign_id] = self._due["campaign", campaign.row.campaign_id] = campaign
 
     def _ripe(self, key: _Key, now: float) -> bool:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.feed import (
+from stream.core.change_log import (
     MARK_EVERY,
     REMEMBERED,
     ROUND,
-    Campaign,
+    CampaignGone,
+    CampaignState,
     Change,
     ChangeLog,
-    Deleted,
-    Flushed,
-    Inbox,
-    Mark,
-    Row,
-    merged,
-    of_flush,
 )
-from stream.core.flushing import Flush, ProgressRow
+from stream.core.committed import CampaignRow, CommittedFlush
 from stream.core.position import Position
 from stream.core.verdict import Verdict
 
@@ -36,13 +29,13 @@ def encode(number: int, change: Change, _: ChangeLog) -> bytes:
     return f"{number} {type(change).__name__}".encode()
 
 
-def row(campaign: int, sent: int = 0, name: str = "Sale", status: str = "running") -> Row:
-    return Row(campaign, name, status, 100, (100 - sent, 0, sent, 0, 0), 0, sent)
+def row(campaign: int, sent: int = 0, name: str = "Sale", status: str = "running") -> CampaignRow:
+    return CampaignRow(campaign, name, status, 100, (100 - sent, 0, sent, 0, 0), 0, sent)
 
 
-def flush(at: int, *rows: Row, **more: object) -> Flushed:
+def flush(at: int, *rows: CampaignRow, **more: object) -> CommittedFlush:
     values: dict[str, object] = {"epoch": 1, "partition": 0, "as_of": NOW, "based": True, **more}
-    return Flushed(position=Position(at), rows=rows, **values)  # type: ignore[arg-type]
+    return CommittedFlush(position=Position(at), rows=rows, **values)  # type: ignore[arg-type]
 
 
 def sent_of(log: ChangeLog) -> dict[int, int]:
@@ -54,9 +47,9 @@ def told(log: ChangeLog, since: int, campaign: int | None = None) -> list[object
     words: list[object] = []
     for event in log.since(since, campaign):
         change = event.change
-        if isinstance(change, Campaign):
+        if isinstance(change, CampaignState):
             words.append((change.row.campaign_id, change.row.sent))
-        elif isinstance(change, Deleted):
+        elif isinstance(change, CampaignGone):
             words.append(("gone", change.campaign_id))
         elif isinstance(change, Verdict):
             words.append(change.verdict)
@@ -274,55 +267,8 @@ def test_whoever_follows_ends_up_with_what_is_true(steps: list[tuple[str, int, i
             log.publish(clock)
     for number, known in clients:
         for event in log.since(number):
-            if isinstance(event.change, Campaign):
+            if isinstance(event.change, CampaignState):
                 known[event.change.row.campaign_id] = event.change.row.sent
-            elif isinstance(event.change, Deleted):
+            elif isinstance(event.change, CampaignGone):
                 known.pop(event.change.campaign_id, None)
         assert known == sent_of(log)
-
-
-def test_the_inbox_keeps_the_newest_of_each_campaign_and_wakes_once() -> None:
-    woken: list[str] = []
-    inbox = Inbox()
-    inbox.on_arrival(lambda: woken.append(threading.current_thread().name))
-    for at in range(1, 1000):
-        inbox.flushed(flush(at, row(at % 3, at)))
-    (taken,) = inbox.take()
-    assert {it.campaign_id: it.sent for it in taken.rows} == {0: 999, 1: 997, 2: 998}
-    assert taken.position == Position(999)
-    assert len(woken) == 1
-    assert inbox.take() == ()
-
-
-def test_what_arrived_before_anybody_listened_is_not_lost() -> None:
-    inbox, woken = Inbox(), []
-    inbox.flushed(flush(1, row(7)))
-    inbox.on_arrival(lambda: woken.append(1))
-    assert woken == [1]
-    assert len(inbox.take()) == 1
-
-
-def test_two_flushes_in_one_are_the_two_of_them() -> None:
-    one = flush(1, row(7, 1), row(8, 1), whole=True)
-    both = merged(one, flush(2, row(7, 2), deleted=(8,)))
-    assert ({it.campaign_id: it.sent for it in both.rows}, both.deleted, both.whole) == ({7: 2}, (8,), True)
-    again = merged(both, flush(3, row(8, 3)))
-    assert (again.deleted, again.position) == ((), Position(3))
-    whole = merged(again, flush(4, row(9, 4), whole=True, verdicts=(Verdict(1, 9, "drift"),)))
-    assert [it.campaign_id for it in whole.rows] == [9]
-
-
-def test_a_core_flush_is_told_with_its_times() -> None:
-    at = int(NOW.timestamp() * 1e6)
-    rows = (ProgressRow(7, (1, 2, 3, 4, 5), 6, 9, at, 16, "Sale", "running", 30),)
-    told_ = of_flush(Flush(2, 5, Position(1), Position(2), True, at + 250_000, rows, (8,)))
-    assert told_ == Flushed(
-        5,
-        2,
-        Position(2),
-        NOW + timedelta(milliseconds=250),
-        True,
-        (Row(7, "Sale", "running", 30, (1, 2, 3, 4, 5), 6, 9, NOW, 16),),
-        (8,),
-    )
-    assert isinstance(Mark(0, 1, Position(1), None, False), Mark)
