@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.protocol.consumer import OffsetSpec
 
 from connectors.kafka.cluster import Cluster
-from stream.core.lag import Sample, Verdict, Window
+from stream.core.lag import LagVerdict, LagWindow, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class PartitionLag:
     seconds: float | None
     consumer_id: str | None = None
     host: str | None = None
-    verdict: Verdict = Verdict.UNKNOWN
+    verdict: LagVerdict = LagVerdict.UNKNOWN
 
     @property
     def lag(self) -> int | None:
@@ -92,7 +92,7 @@ class LagReader:
         self._topic = topic
         self._seconds = window
         self._allowed = allowed
-        self._windows: dict[int, Window] = {}
+        self._windows: dict[int, LagWindow] = {}
         self._ends: dict[int, _Ends] = {}
         self._admin: KafkaAdminClient | None = None
         self._consumer: KafkaConsumer | None = None
@@ -130,7 +130,7 @@ class LagReader:
             seconds = self._age(done[tp], ends[tp], times.get(tp), seen, now, wall)
             member = members.get(tp.partition) if members is not None else None
             present = None if members is None else member is not None
-            window = self._windows.setdefault(tp.partition, Window(self._seconds))
+            window = self._windows.setdefault(tp.partition, LagWindow(self._seconds))
             window.add(Sample(now, done[tp], ends[tp], seconds, present))
             verdict = window.verdict(now=now, allowed=self._allowed)
             consumer, host = member or (None, None)

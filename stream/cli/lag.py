@@ -79,9 +79,9 @@ def _slot(slot: Mapping[str, Any]) -> str:
 
 
 def _worst(groups: Sequence[Mapping[str, Any]]) -> str:
-    from stream.core.lag import Verdict, worst
+    from stream.core.lag import LagVerdict, worst
 
-    return worst(Verdict(group["verdict"]) for group in groups).value
+    return worst(LagVerdict(group["verdict"]) for group in groups).value
 
 
 def _table(groups: Sequence[Mapping[str, Any]]) -> Table:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Verdict(str, Enum):
+class LagVerdict(str, Enum):
     """OK; WARN: behind, but moving; STALL: there, and standing still; STOP: nobody there; REWIND: moved back, or
     ahead of a goal that was made anew; UNKNOWN: the window is too short to say."""
 
@@ -31,7 +31,7 @@ class Verdict(str, Enum):
 
 
 #: from what needs nobody to what needs somebody first
-SEVERITY = (Verdict.OK, Verdict.UNKNOWN, Verdict.WARN, Verdict.REWIND, Verdict.STALL, Verdict.STOP)
+SEVERITY = (LagVerdict.OK, LagVerdict.UNKNOWN, LagVerdict.WARN, LagVerdict.REWIND, LagVerdict.STALL, LagVerdict.STOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +53,28 @@ class Sample:
         return None if self.done is None else self.goal - self.done
 
 
-def judge(samples: Sequence[Sample], *, now: float, window: float, allowed: float) -> Verdict:
+def judge(samples: Sequence[Sample], *, now: float, window: float, allowed: float) -> LagVerdict:
     """The verdict over the samples of the last ``window`` seconds, oldest first; a lag of ``allowed`` seconds is no
     reason to worry. Something has "stood still" when it did not move for half the window."""
     seen = [sample for sample in samples if now - sample.at <= window]
     if not seen:
-        return Verdict.UNKNOWN
+        return LagVerdict.UNKNOWN
     last = seen[-1]
     if _went_back(seen):
-        return Verdict.REWIND
+        return LagVerdict.REWIND
     still = last.at - _last_move(seen)
     long_enough = still >= window / 2
     if last.present is False:
-        return Verdict.STOP if long_enough else Verdict.UNKNOWN
+        return LagVerdict.STOP if long_enough else LagVerdict.UNKNOWN
     if last.done is not None and last.done == last.goal:
-        return Verdict.OK
+        return LagVerdict.OK
     if last.seconds is not None and last.seconds <= allowed:
-        return Verdict.OK
+        return LagVerdict.OK
     if long_enough:
-        return Verdict.STOP if last.done is None else Verdict.STALL
+        return LagVerdict.STOP if last.done is None else LagVerdict.STALL
     if still < last.at - seen[0].at:
-        return Verdict.WARN
-    return Verdict.UNKNOWN
+        return LagVerdict.WARN
+    return LagVerdict.UNKNOWN
 
 
 def _went_back(seen: Sequence[Sample]) -> bool:
@@ -95,13 +95,13 @@ def _last_move(seen: Sequence[Sample]) -> float:
     return moved
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
+def worst(verdicts: Iterable[LagVerdict]) -> LagVerdict:
     """The verdict that needs somebody first; UNKNOWN of nothing."""
-    return max(verdicts, key=SEVERITY.index, default=Verdict.UNKNOWN)
+    return max(verdicts, key=SEVERITY.index, default=LagVerdict.UNKNOWN)
 
 
 @dataclass(slots=True)
-class Window:
+class LagWindow:
     """The samples of one follower over the last ``seconds``."""
 
     seconds: float
@@ -113,6 +113,6 @@ class Window:
         while self.samples and sample.at - self.samples[0].at > self.seconds:
             self.samples.popleft()
 
-    def verdict(self, *, now: float, allowed: float) -> Verdict:
+    def verdict(self, *, now: float, allowed: float) -> LagVerdict:
         """`judge` over what the window holds."""
         return judge(list(self.samples), now=now, window=self.seconds, allowed=allowed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from stream.core.lag import Sample, Verdict, Window, judge, worst
+from stream.core.lag import LagVerdict, LagWindow, Sample, judge, worst
 
 #: what ``pg_replication_slots.wal_status`` says of a slot whose WAL is gone, or about to go
 LOST: Final = "lost"
@@ -20,7 +20,7 @@ STILL_THERE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class MarkLook:
+class WatermarkSample:
     """A row of ``sentstream.watermarks``. Times are seconds of the database's clock."""
 
     partition: int
@@ -31,7 +31,7 @@ class MarkLook:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SlotSample:
     """One look at the slot and the watermarks. ``at``: seconds of the database's clock; ``wal``: end of the WAL; where
     there is no slot of that name, its LSNs are None and ``exists`` is false."""
 
@@ -44,7 +44,7 @@ class Look:
     confirmed: int | None = None
     restart: int | None = None
     safe_wal_size: int | None = None
-    marks: tuple[MarkLook, ...] = ()
+    marks: tuple[WatermarkSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class SlotLag:
     may grow before the server gives the slot up (None: without end)."""
 
     name: str
-    verdict: Verdict
+    verdict: LagVerdict
     bytes: int | None
     seconds: float | None
     wal_status: str | None
@@ -80,7 +80,7 @@ class SlotLag:
 class FlushLag:
     """``age``: seconds since the partition that waits longest was flushed."""
 
-    verdict: Verdict
+    verdict: LagVerdict
     age: float | None
     partitions: int
     unbased: tuple[int, ...]
@@ -97,7 +97,7 @@ class FlushLag:
 
 
 @dataclass(slots=True)
-class Judge:
+class LagJudge:
     """Judges looks over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry;
     ``temporary``: the slot lives as long as its reader (SLOT_KIND)."""
 
@@ -105,17 +105,17 @@ class Judge:
     allowed: float
     allowed_bytes: int
     temporary: bool = False
-    _slot: Window = field(init=False)
-    _marks: dict[int, Window] = field(default_factory=dict)
+    _slot: LagWindow = field(init=False)
+    _marks: dict[int, LagWindow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._slot = Window(self.window)
+        self._slot = LagWindow(self.window)
 
-    def look(self, look: Look) -> tuple[SlotLag, FlushLag]:
+    def look(self, look: SlotSample) -> tuple[SlotLag, FlushLag]:
         """What a look says, with those before it."""
         return self._judge_slot(look), self._judge_flush(look)
 
-    def _judge_slot(self, look: Look) -> SlotLag:
+    def _judge_slot(self, look: SlotSample) -> SlotLag:
         seconds = _age(look)
         if not self._slot.samples:
             for sample in _remembered(look, self.window):
@@ -124,9 +124,9 @@ class Judge:
         verdict = judge(list(self._slot.samples), now=look.at, window=self.window, allowed=self.allowed)
         held = None if look.restart is None else max(0, look.wal - look.restart)
         if not look.exists or look.wal_status == LOST:
-            verdict = Verdict.STOP
+            verdict = LagVerdict.STOP
         elif look.wal_status == UNRESERVED or (held or 0) > self.allowed_bytes:
-            verdict = worst((verdict, Verdict.WARN))
+            verdict = worst((verdict, LagVerdict.WARN))
         return SlotLag(
             look.slot,
             verdict,
@@ -139,18 +139,18 @@ class Judge:
             _slot_advice(look, verdict, self.temporary),
         )
 
-    def _judge_flush(self, look: Look) -> FlushLag:
+    def _judge_flush(self, look: SlotSample) -> FlushLag:
         verdicts = [self._judge_mark(look, mark) for mark in look.marks]
         ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
         unbased = tuple(mark.partition for mark in look.marks if not mark.based)
-        verdict = worst(verdicts) if verdicts else Verdict.STOP
+        verdict = worst(verdicts) if verdicts else LagVerdict.STOP
         if unbased:
-            verdict = worst((verdict, Verdict.WARN))
+            verdict = worst((verdict, LagVerdict.WARN))
         age = round(max(0.0, *ages), 3) if ages else None
         return FlushLag(verdict, age, len(look.marks), unbased, _flush_advice(look, verdict, unbased))
 
-    def _judge_mark(self, look: Look, mark: MarkLook) -> Verdict:
-        window = self._marks.setdefault(mark.partition, Window(self.window))
+    def _judge_mark(self, look: SlotSample, mark: WatermarkSample) -> LagVerdict:
+        window = self._marks.setdefault(mark.partition, LagWindow(self.window))
         if not window.samples and mark.flushed_at is not None:
             window.add(Sample(max(mark.flushed_at, look.at - self.window), mark.lsn, mark.lsn))
         seconds = None if mark.as_of is None else max(0.0, look.at - mark.as_of)
@@ -158,14 +158,14 @@ class Judge:
         return judge(list(window.samples), now=look.at, window=self.window, allowed=self.allowed)
 
 
-def _age(look: Look) -> float | None:
+def _age(look: SlotSample) -> float | None:
     """Seconds since the oldest ``as_of``."""
     times = [mark.as_of for mark in look.marks]
     known = [time for time in times if time is not None]
     return max(0.0, look.at - min(known)) if known and len(known) == len(times) else None
 
 
-def _remembered(look: Look, window: float) -> list[Sample]:
+def _remembered(look: SlotSample, window: float) -> list[Sample]:
     """What the watermarks tell of the time before the first look: nothing has moved since the newest of them."""
     flushed = [mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
     if not flushed:
@@ -175,7 +175,7 @@ def _remembered(look: Look, window: float) -> list[Sample]:
     return [Sample(at, done, look.wal)] if at < look.at and done is not None else []
 
 
-def _read_up_to(look: Look) -> int | None:
+def _read_up_to(look: SlotSample) -> int | None:
     """How far the slot has been read. The confirmed LSN, or what is flushed already: while a backlog is caught up, the
     slot itself stands still, for its copy is read."""
     if look.confirmed is None or not look.marks:
@@ -183,14 +183,14 @@ def _read_up_to(look: Look) -> int | None:
     return max(look.confirmed, min(mark.lsn for mark in look.marks))
 
 
-def _is_read(look: Look) -> bool:
+def _is_read(look: SlotSample) -> bool:
     """Whether somebody reads the slot, or its copy: then something is flushed every two seconds."""
     ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
     return look.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
 
 
-def _slot_advice(look: Look, verdict: Verdict, temporary: bool) -> str:
-    if verdict is Verdict.OK:
+def _slot_advice(look: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
+    if verdict is LagVerdict.OK:
         return ""
     if not look.exists and temporary:
         return (
@@ -208,26 +208,26 @@ def _slot_advice(look: Look, verdict: Verdict, temporary: bool) -> str:
         return "Nobody reads the slot, and WAL piles up on the server: start `sentstream run` (Kafka shape: `read`)."
     if look.wal_status == UNRESERVED:
         return "The server will give the slot up soon: raise max_slot_wal_keep_size, or let the reader catch up."
-    if verdict is Verdict.STALL:
+    if verdict is LagVerdict.STALL:
         return "The slot is read and does not get on: see the reader's log, and pg_stat_activity for long transactions."
-    if verdict is Verdict.WARN:
+    if verdict is LagVerdict.WARN:
         return "The reader is behind: it catches up, or has just stopped. Look again in half a minute."
-    if verdict is Verdict.REWIND:
+    if verdict is LagVerdict.REWIND:
         return "The slot moved back: the database was restored. A new epoch and a recount follow by themselves."
     return "Too few looks to say: ask again in a minute."
 
 
-def _flush_advice(look: Look, verdict: Verdict, unbased: tuple[int, ...]) -> str:
-    if verdict is Verdict.OK:
+def _flush_advice(look: SlotSample, verdict: LagVerdict, unbased: tuple[int, ...]) -> str:
+    if verdict is LagVerdict.OK:
         return ""
     if not look.marks:
         return "Nothing has been flushed yet: run `sentstream setup`, then `sentstream run`."
     if unbased:
         return "Counts wait for a baseline: the next recount brings it. `sentstream recount` asks for one now."
-    if verdict is Verdict.STALL:
+    if verdict is LagVerdict.STALL:
         return "Counts are not being written: see that sentstream runs, and what its log says of the flush."
-    if verdict is Verdict.WARN:
+    if verdict is LagVerdict.WARN:
         return "Counts are behind: they catch up, or have just stopped. Look again in half a minute."
-    if verdict is Verdict.REWIND:
+    if verdict is LagVerdict.REWIND:
         return "The database was restored: a new epoch and a recount follow by themselves."
     return "Too few looks to say: ask again in a minute."

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from connectors.postgres.queries.metrics import StoreMetrics, WatermarkMetrics
 from connectors.postgres.setup.versions import release
 from stream.config.settings import Settings
-from stream.core.lag import Verdict
+from stream.core.lag import LagVerdict
 from stream.metrics.families import gauge, gauges
 
 #: seconds between two looks at the figures
@@ -173,7 +173,7 @@ def _lag(lag: Mapping[str, Any]) -> Iterator[Metric]:
         parts["group"] = _worst(lag["groups"])
     family = GaugeMetricFamily("sentstream_lag_verdict", "1 for the verdict of `lag`.", labels=["part", "verdict"])
     for part, said in parts.items():
-        for verdict in Verdict:
+        for verdict in LagVerdict:
             family.add_metric([part, verdict.value], float(verdict.value == said))
     yield family
 
@@ -181,7 +181,7 @@ def _lag(lag: Mapping[str, Any]) -> Iterator[Metric]:
 def _worst(groups: Sequence[Mapping[str, Any]]) -> str:
     from stream.core.lag import worst  # noqa: PLC0415
 
-    return worst(Verdict(group["verdict"]) for group in groups).value
+    return worst(LagVerdict(group["verdict"]) for group in groups).value
 
 
 def _groups(groups: Sequence[Mapping[str, Any]], cluster: str) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from connectors.postgres.queries.errors import reading
 from connectors.postgres.queries.slot_lag import read_lag
 from stream.config.settings import Settings
 from stream.core.lag import worst
-from stream.core.slot_lag import Judge
+from stream.core.slot_lag import LagJudge
 
 if TYPE_CHECKING:
     from connectors.kafka.group_lag import LagReader
@@ -25,7 +25,7 @@ class LagReading:
 
     def __init__(self, settings: Settings) -> None:
         self._slot = settings.slot_name
-        self._judge = Judge(
+        self._judge = LagJudge(
             settings.lag_window, settings.lag_allowed, settings.slot_allowed, settings.slot_kind == "temporary"
         )
         self._groups = _group_reader(settings)

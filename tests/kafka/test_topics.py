@@ -22,7 +22,7 @@ from stream.core.batch import Batch
 from stream.core.entries import Move
 from stream.core.epoch import KafkaEnd
 from stream.core.errors import ConfigurationError, PreconditionError, SentstreamError, UnreachableError
-from stream.core.lag import Verdict
+from stream.core.lag import LagVerdict
 from stream.core.position import Position
 from stream.demo.child_process import free_port
 from stream.demo.private_kafka import QUICK_START, PrivateKafka
@@ -267,15 +267,15 @@ def test_lag_has_offsets_and_the_age_of_the_record_that_waits(made: Settings) ->
     assert (line.current_offset, line.log_end_offset, line.lag) == (4, 10, 6)
     assert line.seconds is not None
     assert line.seconds <= time.time() - first + 5
-    assert line.verdict in (Verdict.OK, Verdict.UNKNOWN)
+    assert line.verdict in (LagVerdict.OK, LagVerdict.UNKNOWN)
     stuck = eventually(
-        lambda: [it for it in reader.read() if it.partition == 1 and it.verdict is Verdict.STOP], 15, every=0.3
+        lambda: [it for it in reader.read() if it.partition == 1 and it.verdict is LagVerdict.STOP], 15, every=0.3
     )
     assert stuck[0].seconds is not None
     assert stuck[0].seconds > 1
     consumer.commit({tp: OffsetAndMetadata(2, "", -1)})
     back = next(it for it in reader.read() if it.partition == 1)
-    assert back.verdict is Verdict.REWIND
+    assert back.verdict is LagVerdict.REWIND
     consumer.close()
     reader.close()
 

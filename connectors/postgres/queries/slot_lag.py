@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row, tuple_row
 
 from stream.core.position import parse_lsn
-from stream.core.slot_lag import Look, MarkLook
+from stream.core.slot_lag import SlotSample, WatermarkSample
 
 _SLOT: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float8 AS at,
@@ -24,17 +24,17 @@ FROM sentstream.watermarks ORDER BY partition
 """
 
 
-def read_lag(connection: psycopg.Connection[Any], slot: str) -> Look:
+def read_lag(connection: psycopg.Connection[Any], slot: str) -> SlotSample:
     """The slot of that name and the watermarks as they stand. Errors of psycopg, a missing schema among them."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         marks = tuple(
-            MarkLook(partition, parse_lsn(lsn), based, as_of, flushed_at)
+            WatermarkSample(partition, parse_lsn(lsn), based, as_of, flushed_at)
             for partition, lsn, based, as_of, flushed_at in cursor.execute(_MARKS)
         )
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(_SLOT, (slot,)).fetchone()
     assert found is not None  # one row, whether there is a slot or not
-    return Look(
+    return SlotSample(
         at=found["at"],
         wal=parse_lsn(found["wal"]),
         slot=slot,
