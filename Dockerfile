@@ -9,11 +9,12 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/sentstream
 COPY pyproject.toml README.md LICENSE ./
 COPY locks/run.txt locks/run.txt
+COPY sentstream sentstream
 COPY stream stream
 COPY connectors connectors
 # the locked versions; of what the lock lists only what sentstream itself needs, no private servers
 RUN sed -e '/^ *--hash/d' -e 's/ *\\$//' locks/run.txt > constraints.txt \
-    && /opt/sentstream/bin/pip install --constraint constraints.txt .
+    && /opt/sentstream/bin/pip install --constraint constraints.txt '.[kafka]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/sentstream /opt/sentstream

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 compile=(.venv/bin/uv pip compile --quiet --python .venv/bin/python --universal --python-version 3.10 --generate-hashes
          --no-emit-index-url --no-emit-find-links --no-header --no-annotate)
-"${compile[@]}" "$@" --extra local --extra build pyproject.toml -o locks/run.txt
+"${compile[@]}" "$@" --extra kafka --extra local --extra build pyproject.toml -o locks/run.txt
 "${compile[@]}" "$@" --all-extras -c locks/run.txt pyproject.toml -o locks/dev.txt
 if grep -nE '://|^-' locks/*.txt; then
     echo "an address or an option got into a lock file" >&2

@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from stream.cli.call import Shared, report_error, version_text
+from stream.cli.extras import missing_extra
 from stream.core.errors import SentstreamError
 
 START: Final = "Getting started"
@@ -67,6 +68,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        return report_error(missing_extra(error) or error, words)
     except SentstreamError as error:
         return report_error(error, words)
     except Exception as error:  # a fault of ours, or of a library: still one line

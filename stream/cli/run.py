@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stream.cli.call import Call, command
+from stream.cli.extras import require_extra
 from stream.config.sources import Settings, reload
 from stream.core.errors import ConfigurationError
 from stream.core.report import Report
@@ -106,6 +107,7 @@ def _with_kafka(call: Call, once: bool) -> int:
             "Unset KAFKA_BOOTSTRAP_SERVERS for this command; moving between the shapes begins a new epoch.",
         )
     call.settings.require_kafka()
+    require_extra("kafka")
     from stream.kafka import supervisor
 
     return supervisor.run(call.settings)

