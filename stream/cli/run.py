@@ -49,16 +49,16 @@ def run(
 
     if once:
         return run.run(settings, once=True, tell=_telling(call))
-    from stream.metrics.watch import DatabaseWatch
+    from stream.metrics.poller import DatabasePoller
     from stream.web import server
 
     if not view or not (call.json or call.out.is_terminal):
-        return run.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
+        return run.run(settings, reload=reloading(call), serve=server.start, poller=DatabasePoller)
 
     from stream.cli.watch import Watcher, following
 
     with following(call, Watcher(settings, notes=notes(settings))):
-        return run.run(settings, reload=reloading(call), serve=server.start, watch=DatabaseWatch)
+        return run.run(settings, reload=reloading(call), serve=server.start, poller=DatabasePoller)
 
 
 def _telling(call: Call) -> Callable[[Report], None]:

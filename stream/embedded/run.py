@@ -117,13 +117,13 @@ def run(
     once: bool = False,
     reload: Callable[[], Settings] | None = None,
     serve: Callable[[Settings, Inbox, Callable[[], bytes]], Any] | None = None,
-    watch: Callable[[Settings], Any] | None = None,
+    poller: Callable[[Settings], Any] | None = None,
     tell: Callable[[Report], None] = lambda _report: None,
 ) -> int:
     """Run until SIGTERM or Ctrl-C, then flush, confirm and return 0. With ``once``: catch up, flush, recount, and
     return 1 if the recount found a drift or could not be concluded. ``reload``: called at SIGHUP for fresh settings.
     ``serve``: starts the HTTP face beside it, with our part of `/metrics`; what its ``stop()`` ends, or None.
-    ``watch``: makes the `DatabaseWatch` that METRICS_LISTEN shows (it knows Kafka, which is not known here).
+    ``poller``: makes the `DatabasePoller` that METRICS_LISTEN shows (it knows Kafka, which is not known here).
     ``tell``: with ``once``, gets the report of the recount."""
     now = CurrentSettings(settings, reload)
     failpoints.arm(settings.failpoints)
@@ -148,7 +148,7 @@ def run(
         helper = threading.Thread(target=reconciler.run, args=(embedded.stop,), name="reconciler", daemon=True)
         helper.start()
         server = serve(settings, inbox, page.text) if serve is not None else None
-        shown = _show(settings, page, embedded, watch)
+        shown = _show(settings, page, embedded, poller)
         gc_tuning.apply()
         try:
             embedded.run()
@@ -163,18 +163,18 @@ def run(
 
 
 def _show(
-    settings: Settings, page: Page, embedded: Embedded, watch: Callable[[Settings], Any] | None
+    settings: Settings, page: Page, embedded: Embedded, poller: Callable[[Settings], Any] | None
 ) -> contextlib.ExitStack:
     """METRICS_LISTEN: our page, and what is true; closed at the end."""
     ending = contextlib.ExitStack()
     if settings.metrics_address is None:
         return ending
     whole = Page(page.families)
-    if watch is not None:
-        looking = watch(settings)
-        whole.add(looking.view.families)
-        looking.start()
-        ending.callback(looking.stop)
+    if poller is not None:
+        polling = poller(settings)
+        whole.add(polling.view.families)
+        polling.start()
+        ending.callback(polling.stop)
     limit = max(STUCK, settings.stall_restart)
     ending.enter_context(endpoint.Endpoint(settings, whole.text, lambda: embedded_health(embedded.state, limit)))
     return ending

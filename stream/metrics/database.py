@@ -17,8 +17,6 @@ from stream.config.settings import Settings
 from stream.core.lag import LagVerdict
 from stream.metrics.families import gauge, gauges
 
-#: seconds between two looks at the figures
-EVERY: Final = 5.0
 #: what ``pg_replication_slots.wal_status`` may be
 WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
 _CONSUMER: Final = ("cluster_name", "group", "topic", "partition", "member_host", "consumer_id", "client_id")

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp
 
 from connectors.postgres.setup.versions import release
 from stream.config.settings import Settings
-from stream.web import campaigns, events, figures, health, lag, metrics, models, pages, problems, recounts, stats
+from stream.metrics.families import Page
+from stream.metrics.poller import DatabasePoller
+from stream.web import campaigns, events, health, lag, metrics, models, pages, problems, recounts, stats
 from stream.web.context import Context, Following
 from stream.web.follow import follow
 from stream.web.guard import Guard, Rules
@@ -47,15 +49,15 @@ def make_context(settings: Settings, *, beside: bool = False) -> Context:
 
 def make_app(context: Context, *sources: Source) -> ASGIApp:
     """The ASGI application. ``sources``: tasks that bring counts by another way than the database."""
+    poller = DatabasePoller(context.settings, context.shelf.lend)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        poller.start()
         tasks = [
             asyncio.create_task(_kept_up("publisher", context.live.publish)),
             asyncio.create_task(_kept_up("follower", lambda: follow(context))),
             asyncio.create_task(_kept_up("stats", lambda: app.state.stats.refresh(context))),
-            asyncio.create_task(_kept_up("lag", lambda: app.state.lag.watch(context))),
-            asyncio.create_task(_kept_up("figures", lambda: app.state.figures.watch(context))),
             *(asyncio.create_task(_kept_up("source", _bound(source, context))) for source in sources),
         ]
         try:
@@ -65,7 +67,7 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            app.state.lag.close()
+            await asyncio.to_thread(poller.stop)
             context.shelf.close()
 
     app = FastAPI(
@@ -80,9 +82,8 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context.live)
     app.state.stats = stats.Stats()
-    app.state.lag = lag.LagWatch(context.settings)
-    app.state.figures = figures.FiguresWatch(context, app.state.lag)
-    context.texts.append(app.state.figures.text)
+    app.state.poller = poller
+    context.texts.append(Page(poller.view.families).text)
     app.state.asking = recounts.Asking()
     app.state.wrong_token = asyncio.Lock()
     for router in ROUTERS:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
+import threading
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import httpx
 import pytest
 
 from stream.config.settings import Settings
 from stream.core.errors import UnreachableError
-from stream.web.context import Context
-from stream.web.lag import LagWatch
-from stream.web.problems import Problem
+from stream.metrics.poller import DatabasePoller
 from tests.fix_postgres import Database
 from tests.interfaces.fix_web import (
     Run,
@@ -334,43 +333,26 @@ def test_lag_and_status_as_the_commands_have_them(counting_website: Site) -> Non
 
 
 def test_the_lag_of_a_database_that_went_away_is_not_shown_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch, there = LagWatch(Settings()), [True]
+    gone = threading.Event()
 
-    def look(_shared: Context) -> dict[str, str]:
-        if not there:
+    def session() -> AbstractContextManager[Any]:
+        if gone.is_set():
             raise UnreachableError("Gone.")
-        there.clear()
-        return {"verdict": "OK"}
+        return nullcontext()
 
-    async def watched() -> None:
-        task = asyncio.create_task(watch.watch(None))  # type: ignore[arg-type]
-        try:
-            await _until(lambda: watch._last is not None)
-            assert watch.last() == {"verdict": "OK"}
-            await _until(lambda: watch._trouble != "" and _is_refused(watch))
-        finally:
-            task.cancel()
-
-    monkeypatch.setattr(watch, "_look", look)
-    monkeypatch.setattr("stream.web.lag.EVERY", 0.01)
-    monkeypatch.setattr("stream.web.lag.KEPT_FAILING", 0.1)
-    asyncio.run(watched())
-
-
-async def _until(fits: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if fits():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("not within five seconds")
-
-
-def _is_refused(watch: LagWatch) -> bool:
+    poller = DatabasePoller(Settings(), session)
+    monkeypatch.setattr(poller._reading, "poll", lambda _connection: {"verdict": "OK"})
+    monkeypatch.setattr(poller.view, "saw", lambda _read: None)
+    monkeypatch.setattr("stream.metrics.poller.read_metrics", lambda _connection: None)
+    monkeypatch.setattr("stream.metrics.poller.LAG_EVERY", 0.01)
+    monkeypatch.setattr("stream.metrics.poller.KEPT_FAILING", 0.1)
+    poller.start()
     try:
-        watch.last()
-    except Problem as problem:
-        return problem.status_code == 503
-    return False
+        eventually(lambda: poller.lag() == {"verdict": "OK"})
+        gone.set()
+        eventually(lambda: poller.lag() is None)
+    finally:
+        poller.stop()
 
 
 def test_health_is_judged_by_progress(website: Site) -> None:
