@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
+from pydantic_settings import TomlConfigSettingsSource
 
 from stream.config.settings import PREFIX, Origin, Settings, flag_name, is_reloadable, is_secret, setting_names
 from stream.core.errors import ConfigurationError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULT_FILE = Path("sentstream.toml")
 
@@ -144,17 +138,6 @@ def find_file(config: Path | str | None = None, environ: Mapping[str, str] | Non
     return path
 
 
-class _Environment(EnvSettingsSource):
-    """pydantic-settings' reading of the environment, from a mapping that the caller may give."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-        super().__init__(Settings, env_prefix=PREFIX, env_ignore_empty=True, case_sensitive=False)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._variables.items() if value != ""}
-
-
 def _from_environment(variables: Mapping[str, str]) -> dict[str, tuple[object, str]]:
     """Name -> (value, variable). An empty variable counts as not set; a secret may be in the file ..._FILE names."""
     found: dict[str, tuple[object, str]] = {}
@@ -162,9 +145,11 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, tuple[object, s
         variable = PREFIX + name.upper() + "_FILE"
         if variables.get(variable):
             found[name] = (_secret_in(Path(variables[variable]), variable), variable)
-    for name, value in _Environment(variables)().items():
-        if name in Settings.model_fields:
-            found[name] = (value, PREFIX + name.upper())
+    given = {variable.upper(): value for variable, value in variables.items() if value}
+    for name in setting_names():
+        variable = PREFIX + name.upper()
+        if variable in given:
+            found[name] = (given[variable], variable)
     return found
 
 
@@ -181,12 +166,11 @@ def _secret_in(path: Path, variable: str) -> str:
 def _from_file(path: Path) -> dict[str, object]:
     """The file's settings. A table's name is the first part of its keys: ``[kafka]`` ``partitions = 12``."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        flat = dict(_flatten(TomlConfigSettingsSource(Settings, path).toml_data))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} can't be read: {_reason(error)}.", "Check its rights.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigurationError(f"{path} is no valid TOML: {error}.", "See docs/configuration.md.") from None
-    flat = dict(_flatten(document))
     for name in flat:
         if name not in Settings.model_fields:
             raise ConfigurationError(f"{name.upper()} in {path} is no setting.", _did_you_mean(name))

@@ -97,7 +97,7 @@ def test_a_fault_of_ours_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPat
     def broken(*_: object, **__: object) -> None:
         raise KeyError("something\nodd")
 
-    monkeypatch.setattr("stream.config.load", broken)
+    monkeypatch.setattr("stream.config.sources.load", broken)
     found = run("config")
     assert found.code == 1
     assert found.err.count("\n") == 1
