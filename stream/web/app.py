@@ -22,7 +22,7 @@ from stream.web.context import Context, Following
 from stream.web.follow import follow
 from stream.web.guard import Guard, Rules
 from stream.web.live import Live
-from stream.web.shelf import Shelf
+from stream.web.sessions import open_pool
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ def make_context(settings: Settings, *, beside: bool = False) -> Context:
         frozenset(origin.lower() for origin in settings.http_allowed_origins),
     )
     live = Live(settings.http_max_streams)
-    shelf = Shelf(settings.require_database())
-    return Context(settings, rules, live, Following(time.monotonic()), shelf, beside)
+    settings.require_database()
+    return Context(settings, rules, live, Following(time.monotonic()), open_pool(settings), beside)
 
 
 def make_app(context: Context, *sources: Source) -> ASGIApp:
     """The ASGI application. ``sources``: tasks that bring counts by another way than the database."""
-    poller = DatabasePoller(context.settings, context.shelf.lend)
+    poller = DatabasePoller(context.settings, context.session)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,7 +68,7 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(poller.stop)
-            context.shelf.close()
+            await asyncio.to_thread(context.pool.close, 1)
 
     app = FastAPI(
         title="sentstream",

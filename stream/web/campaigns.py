@@ -107,7 +107,7 @@ def _history(
         raise Problem(422, "`since` must be earlier than `until`.")
     if until - since > timedelta(days=31):
         raise Problem(422, "At most 31 days are given at once: move `since` and `until` closer together.")
-    with shared.shelf.lend() as connection:
+    with shared.session() as connection:
         minutes, adjustments = read_history(connection, campaign_id, since, until)
     return {
         "campaign_id": campaign_id,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from psycopg_pool import ConnectionPool
 
+from connectors.postgres.connect import Connection
 from stream.config.settings import Settings
 from stream.web.guard import Rules
 from stream.web.live import Live
 from stream.web.problems import Problem
-from stream.web.shelf import Shelf
+from stream.web.sessions import lend
 
 
 @dataclass(slots=True)
@@ -33,9 +36,13 @@ class Context:
     rules: Rules
     live: Live
     following: Following
-    shelf: Shelf
+    pool: ConnectionPool[Connection]
     beside: bool = False
     texts: list[Callable[[], bytes]] = field(default_factory=list)
+
+    def session(self) -> AbstractContextManager[Connection]:
+        """A database session for one call; see `stream.web.sessions.lend`."""
+        return lend(self.pool)
 
     def loaded(self) -> Live:
         """The live state; Problem 503 while nothing has been read yet."""

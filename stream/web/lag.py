@@ -34,7 +34,7 @@ async def lag(request: Request, shared: Shared) -> Response:
 @router.get("/status", response_model=models.Status)
 def status(request: Request, shared: Shared) -> Response:
     """Roles alive, positions, slot, last flush, last verification."""
-    with shared.shelf.lend() as connection:
+    with shared.session() as connection:
         found = read_status(connection, shared.settings.slot_name)
     return answer(request, _plain(dataclasses.asdict(found)) | {"alive": found.alive, "healthy": found.healthy})
 

@@ -86,7 +86,7 @@ def list_recounts(
 ) -> Response:
     """The runs, the newest first, without their verdicts."""
     before = number_of(cursor)
-    with shared.shelf.lend() as connection:
+    with shared.session() as connection:
         runs = read_runs(connection, limit=limit + 1, before=before, campaign=campaign_id, with_drift=drift)
     page = runs[:limit]
     return answer(
@@ -108,7 +108,7 @@ def one_recount(
 ) -> Response:
     """A run and its verdicts, a page of them; of an open run as far as it has got."""
     after = number_of(cursor) or 0
-    with shared.shelf.lend() as connection:
+    with shared.session() as connection:
         try:
             report = read_report(connection, run_id)
         except NoRunError:

@@ -117,7 +117,7 @@ def _net_rate(sent: int, started_at: datetime | None, now: datetime) -> int:
 
 
 def _read_rows(shared: Context) -> list[CampaignRow]:
-    with shared.shelf.lend() as connection:
+    with shared.session() as connection:
         return read_campaigns(connection, shared.settings.mailer_schema, ["running"])
 
 
