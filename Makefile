@@ -17,7 +17,7 @@ pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 everywhere := not (browser or alerts or manifests or slow)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-more test-all check lint types layers format lock simulate mutants chaos fuzz bench soak clean
+.PHONY: help run test test-more test-all check lint types layers format lock simulate mutants chaos fuzz bench soak coverage package clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,13 @@ lock: .venv/.made-dev ## newest versions within pyproject.toml's bounds into loc
 	scripts/lock.sh --upgrade
 
 include scripts/proofs.mk
+
+coverage: .venv/.made-dev ## branch coverage of the core by the pure tests; fails below what pyproject.toml asks for
+	$(bin)/pytest -q tests/core tests/reconcile --cov --cov-report=term-missing:skip-covered
+
+package: .venv/.made-dev ## sdist and wheel into dist/
+	rm -rf dist
+	$(python) -m hatchling build
 
 clean: ## everything that was made here, .venv too
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
