@@ -114,7 +114,9 @@ def kind_of(field: FieldInfo) -> str:
             return known.name
     if choices_of(field):
         return "choice"
-    return {bool: "switch", int: "number"}.get(field.annotation or str, "text")
+    if field.annotation is bool:
+        return "switch"
+    return "number" if field.annotation is int else "text"
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream.config.fields import choices_of, extra_of, kind_of
@@ -100,7 +100,9 @@ class Settings(
             yield name, self.shown(name)
 
 
-_GROUPS: Final = tuple(group for group in Settings.__bases__ if group is not BaseSettings)
+_GROUPS: Final = tuple(
+    group for group in Settings.__bases__ if issubclass(group, BaseModel) and not issubclass(group, BaseSettings)
+)
 _FIELDS: Final = {name: field for group in _GROUPS for name, field in group.model_fields.items()}
 _GROUP_OF: Final = {name: str(group.model_config["title"]) for group in _GROUPS for name in group.model_fields}
 #: titles of the groups, in the order of the reference and of `config`
