@@ -291,7 +291,7 @@ class Reconciler:
             self._raise(conn, settings, newest, up)
         return oldest.settled or newest.age < settings.recount_patience * 2
 
-    def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.Open, up: bool) -> None:
+    def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.OpenRun, up: bool) -> None:
         """The newest run alone: it counted last. Where the stream is down before a pause there is no time to wait."""
         now = self._seconds()
         patience = 0.0 if newest.trigger == "before_pause" and not up else settings.recount_patience
