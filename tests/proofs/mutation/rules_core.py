@@ -1,0 +1,121 @@
+"""Rules of the pure core, each taken out where it stands. No server is needed to notice."""
+
+from __future__ import annotations
+
+from tests.proofs.mutation.changes import always, drop, never, swap
+from tests.proofs.mutation.mutant import Mutant
+
+_SIMULATE = "-m tests.proofs.simulate --seeds 4000"
+_FOLD = "tests/core/test_fold.py"
+_PARTITION = "tests/core/test_partition.py"
+
+CORE = (
+    Mutant(
+        "TRUNCATE is a barrier",
+        "Fold._truncate",
+        drop("self._flush_pairs(current)"),
+        _FOLD,
+    ),
+    Mutant(
+        "the moves of a deleted campaign are dropped",
+        "Fold._flush_pairs",
+        always("step[0] not in current.dead"),
+        _FOLD,
+    ),
+    Mutant(
+        "our own transactions are told by the watermarks they touch",
+        "Fold._row",
+        swap("current.ours = True", "current.ours = False"),
+        _FOLD,
+    ),
+    Mutant(
+        "an identity that can't be counted from is refused",
+        "_check_queue",
+        never("relation.identity in 'dn'"),
+        _FOLD,
+    ),
+    Mutant(
+        "a batch that begins beyond the position is a gap",
+        "Partition.apply",
+        never("batch.begin > self.position"),
+        _PARTITION,
+    ),
+    Mutant(
+        "a repetition is ignored",
+        "Partition.apply",
+        never("batch.end <= self.position"),
+        _PARTITION,
+    ),
+    Mutant(
+        "entries below the position are skipped",
+        "Partition.apply",
+        never("batch.begin < self.position"),
+        _PARTITION,
+    ),
+    Mutant(
+        "while not based, moves are dropped",
+        "Partition._apply_entries",
+        never("not self.based"),
+        _PARTITION,
+    ),
+    Mutant(
+        "an older epoch is ignored",
+        "Partition.apply",
+        never("batch.epoch < self.epoch"),
+        _PARTITION,
+    ),
+    Mutant(
+        "every entry is in exactly one batch",
+        "Batcher._close",
+        swap("part.begin, part.entries = end, []", "part.begin = end"),
+        "tests/core/test_batch_tiles.py",
+    ),
+    Mutant(
+        "a recount's counts are completed by what its snapshot could not see",
+        "Alignment.align",
+        never("not snapshot.sees(other)"),
+        _SIMULATE,
+    ),
+    Mutant(
+        "conclusive only above X, drawn after the slot was taken",
+        "Alignment._reason",
+        never("snapshot.xmin <= self._x"),
+        _SIMULATE,
+    ),
+    Mutant(
+        "conclusive only if it sees all that was forgotten",
+        "Alignment._reason",
+        never("not snapshot.sees_all_of(self._h)"),
+        _SIMULATE,
+    ),
+    Mutant(
+        "a position beyond the server's WAL begins an epoch",
+        "reason_for_new_epoch",
+        never("furthest > server.wal_end"),
+        "tests/core/test_epoch.py",
+    ),
+    Mutant(
+        "another number of partitions begins an epoch",
+        "reason_for_new_epoch",
+        never("... != list(range(partitions))"),
+        "tests/core/test_epoch.py",
+    ),
+    Mutant(
+        "an empty batch is flushed on the tick only",
+        "FlushPace.due",
+        swap("TICK", "self.interval"),
+        "tests/core/test_pace.py",
+    ),
+    Mutant(
+        "a recount is due as long as any watermark is not based",
+        "_levels",
+        never("not facts.based"),
+        "tests/core/test_schedule.py",
+    ),
+    Mutant(
+        "a campaign first met in the stream keeps what it shows",
+        "Partition._meet",
+        swap("removed = max(0, known.sent) if known is not None and self._keep else 0", "removed = 0"),
+        _PARTITION,
+    ),
+)
