@@ -150,7 +150,7 @@ def _lag(lag: Mapping[str, Any]) -> Iterator[Metric]:
     slot, flush = lag["slot"], lag["flush"]
     exists = slot["bytes"] is not None
     yield gauge("sentstream_slot_exists", "Whether there is a slot of that name.", exists)
-    yield gauge("sentstream_slot_active", "Whether somebody reads the slot.", slot["active"])
+    yield gauge("sentstream_slot_active", "Whether the slot is being read.", slot["active"])
     yield gauge("sentstream_slot_lag_bytes", "WAL that the slot has not confirmed.", slot["bytes"])
     yield gauge("sentstream_slot_lag_seconds", "Age of the oldest as_of.", slot["seconds"])
     yield gauge("sentstream_slot_held_bytes", "WAL that the server keeps for the slot.", slot["held_bytes"])
