@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -45,7 +45,7 @@ def doctor(
     findings = [finding for section in SECTIONS if section.is_used(settings) for finding in section.examine(call)]
     shown = [finding for finding in findings if not quiet or finding.severity != "ok"]
     if call.json:
-        call.print_json([asdict(finding) for finding in shown])
+        call.print_json([finding.as_json() for finding in shown])
     else:
         _print(call, shown, findings)
     return 1 if worst(findings) == "critical" else 0

@@ -10,10 +10,11 @@ import typer
 
 from stream.cli.call import Call, command
 from stream.core.errors import ConfigurationError, SentstreamError
+from stream.core.finding import Finding
 
 if TYPE_CHECKING:
     from connectors.kafka.topics import Difference
-    from connectors.postgres.setup import Blocker, Obstacle, Plan, Progress, Step, Wanted
+    from connectors.postgres.setup import Blocker, Plan, Progress, Step, Wanted
 
 app = typer.Typer()
 
@@ -189,9 +190,9 @@ def _print_missing(call: Call, made: Plan, wanted: Wanted, *, postgres_alone: bo
     return 1
 
 
-def _print_obstacles(call: Call, obstacles: Sequence[Obstacle]) -> None:
+def _print_obstacles(call: Call, obstacles: Sequence[Finding]) -> None:
     for obstacle in obstacles:
-        call.err.print(f"in the way  {obstacle.what}", style="red")
+        call.err.print(f"in the way  {obstacle.finding}", style="red")
         call.err.print(f"            {obstacle.fix}")
 
 
@@ -237,7 +238,7 @@ def _plan_json(made: Plan) -> dict[str, Any]:
     return {
         "missing": [_step_json(step) for step in made.steps],
         "obstacles": [
-            {"code": obstacle.code, "what": obstacle.what, "fix": obstacle.fix, "part": obstacle.part}
+            {"code": obstacle.code, "what": obstacle.finding, "fix": obstacle.fix, "part": obstacle.part}
             for obstacle in made.obstacles
         ],
         "notes": list(made.notes),

@@ -1,7 +1,7 @@
-"""What ``doctor`` says of one precondition: code, severity, finding, fix.
+"""What setup, doctor and recounts say of one precondition: code, severity, finding, fix.
 
-A check is a function of one subject that yields findings, an ``ok`` one where all is well. Each connector has its list
-of them; ``stream/cli/doctor.py`` runs the lists.
+Setup refuses to begin while a critical finding of its part stands, a recount and the reader stop at one that makes
+counts wrong, and doctor prints all of them: the same words everywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Severity = Literal["ok", "warning", "critical"]
+#: the part of setup that has to deal with it
+Part = Literal["owner", "replication"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("ok", "warning", "critical")
 
 
@@ -22,6 +24,14 @@ class Finding:
     severity: Severity
     finding: str
     fix: str = ""
+    part: Part = "owner"
+
+    def __str__(self) -> str:
+        return f"{self.finding} {self.fix}".rstrip()
+
+    def as_json(self) -> dict[str, str]:
+        """The object that doctor prints."""
+        return {"code": self.code, "severity": self.severity, "finding": self.finding, "fix": self.fix}
 
 
 def ok(code: str, finding: str) -> Finding:
@@ -34,9 +44,9 @@ def warning(code: str, finding: str, fix: str) -> Finding:
     return Finding(code, "warning", finding, fix)
 
 
-def critical(code: str, finding: str, fix: str) -> Finding:
+def critical(code: str, finding: str, fix: str, part: Part = "owner") -> Finding:
     """Counting can't work, counts wrongly, or hurts the mailer."""
-    return Finding(code, "critical", finding, fix)
+    return Finding(code, "critical", finding, fix, part)
 
 
 def worst(findings: list[Finding]) -> Severity:

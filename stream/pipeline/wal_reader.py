@@ -337,7 +337,7 @@ def conform(connection: psycopg.Connection[Any], options: WalOptions) -> None:
     """:exc:`PreconditionError` where publication or identities are not as ``setup`` made them."""
     differences = check(connection, options.publication, options.mailer_schema)
     if differences:
-        raise PreconditionError("; ".join(difference.what for difference in differences), differences[0].fix)
+        raise PreconditionError("; ".join(difference.finding for difference in differences), differences[0].fix)
 
 
 class _Watch(threading.Thread):

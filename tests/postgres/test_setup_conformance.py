@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from connectors.postgres.setup import check, identity_mode
+from connectors.postgres.setup import check
 from tests.fix_postgres import Database
 from tests.postgres.preparing import differences, fill, identity, mailer_works, missing, prepare, run_fix
 
@@ -103,25 +103,5 @@ def test_no_right_is_needed_to_look(mailer_db: Database) -> None:
     role = mailer_db.role()
     with mailer_db.connect(user=role) as conn:
         assert check(conn, "sentstream", "public") == []
-        assert identity_mode(conn, "public") == "index"
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             conn.execute("SELECT 1 FROM email_queue")
-
-
-@pytest.mark.parametrize(
-    ("statement", "mode"),
-    [
-        ("SELECT", "index"),
-        (CHANGES["identity_default"], "default"),
-        (CHANGES["identity_nothing"], "nothing"),
-        (CHANGES["identity_index_missing"], "nothing"),
-        (CHANGES["identity_other_index"], "other"),
-        (CHANGES["full_with_list"], "full"),
-        (CHANGES["table_missing"], "missing"),
-    ],
-)
-def test_identity_mode(mailer_db: Database, statement: str, mode: str) -> None:
-    prepare(mailer_db)
-    mailer_db.execute(statement)
-    with mailer_db.connect() as conn:
-        assert identity_mode(conn, "public") == mode

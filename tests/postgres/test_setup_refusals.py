@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from connectors.postgres.setup import Obstacle, set_up
+from connectors.postgres.setup import set_up
 from stream.core.errors import PreconditionError
+from stream.core.finding import Finding
 from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
@@ -32,14 +33,14 @@ CREATE TABLE email_queue (
 """
 
 
-def refuse(db: Database, code: str, **wishes: Any) -> Obstacle:
+def refuse(db: Database, code: str, **wishes: Any) -> Finding:
     """Setup refuses for this reason alone, says so, and changes nothing."""
     found = missing(db, **wishes).obstacles
     assert {obstacle.code for obstacle in found} == {code}
     before = identity(db) if db.value("SELECT to_regclass('email_queue') IS NOT NULL") else None
     with db.connect() as conn, pytest.raises(PreconditionError) as caught:
         set_up(conn, wanted(db, **wishes))
-    assert found[0].what in str(caught.value)
+    assert found[0].finding in str(caught.value)
     assert found[0].fix
     assert db.value("SELECT count(*) FROM pg_publication WHERE pubname = 'sentstream'") <= 1
     if before is not None:
@@ -47,7 +48,7 @@ def refuse(db: Database, code: str, **wishes: Any) -> Obstacle:
     return found[0]
 
 
-def cured(db: Database, obstacle: Obstacle, **wishes: Any) -> None:
+def cured(db: Database, obstacle: Finding, **wishes: Any) -> None:
     """Its fix, run as SQL, lets setup through."""
     run_fix(db, obstacle.fix)
     prepare(db, **wishes)
@@ -61,7 +62,7 @@ def test_a_database_without_the_mailer(pg: Database) -> None:
 def test_a_plain_listmonk_without_a_queue(mailer_db: Database) -> None:
     mailer_db.execute("DROP TABLE email_queue")
     (obstacle,) = missing(mailer_db).obstacles
-    assert "plain listmonk" in obstacle.what
+    assert "plain listmonk" in obstacle.finding
 
 
 def test_a_mailer_in_another_schema_is_pointed_to(mailer_db: Database) -> None:
@@ -86,13 +87,13 @@ def test_an_unlogged_queue(mailer_db: Database) -> None:
 
 def test_a_column_that_is_missing(mailer_db: Database) -> None:
     mailer_db.execute("ALTER TABLE campaigns RENAME COLUMN sent TO sent_total")
-    assert "no column sent" in refuse(mailer_db, "column_missing").what
+    assert "no column sent" in refuse(mailer_db, "column_missing").finding
 
 
 def test_a_column_of_a_wrong_type(mailer_db: Database) -> None:
     mailer_db.execute("ALTER TABLE campaigns ALTER COLUMN to_send DROP DEFAULT, ALTER COLUMN to_send TYPE text")
     found = refuse(mailer_db, "column_type")
-    assert "to_send is of type text" in found.what
+    assert "to_send is of type text" in found.finding
     assert "ALTER" not in found.fix, "there is no cast that a program could promise"
     mailer_db.execute("ALTER TABLE campaigns ALTER COLUMN to_send TYPE numeric USING 0")
     cured(mailer_db, refuse(mailer_db, "column_type"))
@@ -107,7 +108,7 @@ def test_a_status_outside_the_five(mailer_db: Database) -> None:
     fill(mailer_db)
     mailer_db.execute("ALTER TABLE email_queue DROP CONSTRAINT email_queue_status_check")
     mailer_db.execute("UPDATE email_queue SET status = 'bounced' WHERE status = 'failed'")
-    assert "'bounced' (1 rows)" in refuse(mailer_db, "status_unknown").what
+    assert "'bounced' (1 rows)" in refuse(mailer_db, "status_unknown").finding
     mailer_db.execute("UPDATE email_queue SET status = 'failed' WHERE status = 'bounced'")
     prepare(mailer_db)
 
@@ -122,7 +123,7 @@ def test_campaigns_with_another_identity(mailer_db: Database, kind: str) -> None
 def test_a_campaign_whose_id_is_too_large(mailer_db: Database) -> None:
     mailer_db.execute("ALTER TABLE campaigns ALTER COLUMN id TYPE bigint")
     mailer_db.execute("INSERT INTO campaigns (id, name) VALUES (5000000000, 'far')")
-    assert "5000000000" in refuse(mailer_db, "campaign_id_large").what
+    assert "5000000000" in refuse(mailer_db, "campaign_id_large").finding
 
 
 @pytest.mark.parametrize("key", ["", "PRIMARY KEY (name, id)"])
@@ -164,7 +165,7 @@ def test_a_publication_for_all_tables(mailer_db: Database) -> None:
 
 def test_a_publication_that_covers_other_things(mailer_db: Database) -> None:
     mailer_db.execute("CREATE PUBLICATION sentstream FOR TABLE subscribers, TABLES IN SCHEMA public")
-    what = refuse(mailer_db, "publication_others").what
+    what = refuse(mailer_db, "publication_others").finding
     assert "public.subscribers" in what
     assert "schema public" in what
 
@@ -179,7 +180,7 @@ def test_a_publication_of_others_that_would_break_the_mailers_updates(mailer_db:
         db.execute("ALTER TABLE email_queue REPLICA IDENTITY DEFAULT")
     db.execute(f"CREATE PUBLICATION warehouse FOR TABLE email_queue {clause}")
     mailer_works(db)
-    assert "warehouse" in refuse(db, "publication_conflict").what
+    assert "warehouse" in refuse(db, "publication_conflict").finding
     db.execute("CREATE UNIQUE INDEX probe ON email_queue (campaign_id, status, id)")
     db.execute("ALTER TABLE email_queue REPLICA IDENTITY USING INDEX probe")
     with pytest.raises(psycopg.errors.InvalidColumnReference):
@@ -246,18 +247,18 @@ def test_a_slot_before_its_publication(mailer_db: Database) -> None:
 def test_a_slot_of_another_database(make_database: Callable[..., Database]) -> None:
     ours, other = make_database(mailer=True), make_database()
     other.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", ours.slot)
-    assert other.name in refuse(ours, "slot_foreign").what
+    assert other.name in refuse(ours, "slot_foreign").finding
 
 
 def test_a_slot_of_another_plugin(mailer_db: Database) -> None:
     mailer_db.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", mailer_db.slot)
-    assert "test_decoding" in refuse(mailer_db, "slot_foreign").what
+    assert "test_decoding" in refuse(mailer_db, "slot_foreign").finding
 
 
 def test_a_physical_slot(mailer_db: Database) -> None:
     mailer_db.execute("SELECT pg_create_physical_replication_slot(%s)", mailer_db.slot)
     try:
-        assert "physical" in refuse(mailer_db, "slot_foreign").what
+        assert "physical" in refuse(mailer_db, "slot_foreign").finding
     finally:
         mailer_db.execute("SELECT pg_drop_replication_slot(%s)", mailer_db.slot)
 

@@ -1,16 +1,15 @@
-"""Wishes and facts as values: what setup shall make, and what it finds. The plan is a function of the two."""
+"""What setup shall make, and what is there, as values: findings and plans are functions of the two."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from connectors.postgres.catalog.conformance import Difference
+from connectors.postgres.catalog.names import PLUGIN, Member, members
 from connectors.postgres.catalog.rights import Right
 
 IdentityMode = Literal["index", "full"]
-Part = Literal["all", "owner", "replication"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Wanted:
     role: str | None = None
     write_back: bool = True
     release: bool = False
-    part: Part = "all"
+    part: Literal["all", "owner", "replication"] = "all"
 
     @property
     def owns(self) -> bool:
@@ -44,35 +43,28 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the mailer: columns are name -> (type name, not null); ``key``: those of its primary key."""
+    """A table that is published. ``columns``: name -> (type name, not null); ``key``: those of its primary key;
+    ``identity_columns``: what identifies an old row in the WAL, by primary key or index."""
 
+    schema: str
     name: str
     kind: str
     persistence: str
-    identity: str
-    identity_index: str | None
-    key: Sequence[str]
     partition: bool
     parent: bool
     owner: str
     owned: bool
     columns: Mapping[str, tuple[str, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """Whatever relation has the name of our identity index. ``builder`` is the pid of a build that is going on."""
-
-    table: str
-    columns: tuple[str, ...]
-    plain: bool
-    valid: bool
-    builder: int | None
+    key: tuple[str, ...]
+    identity: str
+    identity_index: str | None
+    identity_columns: tuple[str, ...]
+    identity_usable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The publication of our name; ``members`` are ``schema.table`` -> (listed columns or None, has a row filter)."""
+    """The publication of our name; ``members`` are (schema, table) -> (listed columns or None, has a row filter)."""
 
     owner: str
     owned: bool
@@ -83,8 +75,46 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """What counting rests on: the published tables that exist, by name, and the publication.
+
+    ``elsewhere``: other schemas that hold a mailer, looked for where a table of the mailer is missing.
+    """
+
+    database: str
+    mailer_schema: str
+    publication_name: str
+    tables: Mapping[str, Table]
+    publication: Publication | None
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The tables that belong into the publication."""
+        return members(self.mailer_schema)
+
+    @property
+    def mailer_tables(self) -> tuple[Table, ...]:
+        """Those of the mailer that exist, the queue first."""
+        return tuple(
+            self.tables[member.table] for member in self.members if member.mailer and member.table in self.tables
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The relation that has the name of our identity index. ``builder`` is the pid of a build that is going on."""
+
+    table: str
+    columns: tuple[str, ...]
+    plain: bool
+    valid: bool
+    builder: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
-    """A publication of somebody else under which the mailer's updates would fail with our identity."""
+    """Another publication under which the mailer's updates would fail with our identity."""
 
     publication: str
     listed: tuple[str, ...] | None
@@ -93,7 +123,8 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The slot of our name. ``stale``: it stands before the WAL can be counted (see conformance.countable_from)."""
+    """The slot of our name. ``stale``: it stands before the WAL that can be counted (see `countable_from`);
+    ``foreign``: it can't be ours, for it is physical, of another plugin or of another database."""
 
     plugin: str | None
     kind: str
@@ -103,11 +134,22 @@ class Slot:
     holder: str | None
     wal_status: str | None
     stale: bool
+    here: bool
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is physical, of another plugin, or of another database."""
+        return self.kind != "logical" or self.plugin != PLUGIN or not self.here
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has to be made again: lost, or standing before the WAL that can be counted."""
+        return self.wal_status == "lost" or self.stale
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Everything the plan looks at."""
+    """Everything that setup and doctor look at."""
 
     version: int
     recovering: bool
@@ -123,18 +165,25 @@ class Found:
     schema_tables: tuple[str, ...]
     schema_version: int | None
     state: Mapping[str, Any]
-    tables: Mapping[str, Table]
-    elsewhere: tuple[str, ...]
+    structure: Structure
     bad_statuses: tuple[tuple[str, int], ...]
     largest_id: int
     index: Index | None
-    publication: Publication | None
     conflicts: tuple[Conflict, ...]
     taking_all: tuple[str, ...]
     slot: Slot | None
-    differences: tuple[Difference, ...]
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     missing: Mapping[str, tuple[Right, ...]] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """Published tables that exist, by name."""
+        return self.structure.tables
+
+    @property
+    def publication(self) -> Publication | None:
+        """The publication of our name."""
+        return self.structure.publication
 
 
 def mode(found: Found, wanted: Wanted) -> IdentityMode:

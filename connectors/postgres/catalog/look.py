@@ -12,10 +12,11 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
-from connectors.postgres.catalog.conformance import check, countable_from
-from connectors.postgres.catalog.facts import Conflict, Found, Index, Publication, Slot, Table, Wanted
+from connectors.postgres.catalog.countable import countable_from
+from connectors.postgres.catalog.facts import Conflict, Found, Index, Slot, Table, Wanted
 from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, quoted
 from connectors.postgres.catalog.rights import missing_rights
+from connectors.postgres.catalog.structure import read_structure
 from stream.core.status import STATUSES
 
 
@@ -23,7 +24,7 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
     """The facts, through ``conn``, which must be in autocommit mode. Takes no lock that anybody could feel."""
     server = _one(conn, _SERVER)
     state = _state(conn)
-    tables = _tables(conn, wanted.mailer_schema)
+    structure = read_structure(conn, wanted.publication, wanted.mailer_schema)
     roles = _roles(conn, wanted, state)
     return Found(
         version=server["version"] // 10000,
@@ -36,16 +37,13 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         may_create=server["may_create"],
         may_index=_may_index(conn, wanted.mailer_schema),
         state=state,
-        tables=tables,
-        elsewhere=_elsewhere(conn, wanted.mailer_schema),
-        bad_statuses=_bad_statuses(conn, wanted.mailer_schema, tables) if wanted.owns else (),
-        largest_id=_largest_id(conn, wanted.mailer_schema, tables) if wanted.owns else 0,
+        structure=structure,
+        bad_statuses=_bad_statuses(conn, wanted.mailer_schema, structure.tables) if wanted.owns else (),
+        largest_id=_largest_id(conn, wanted.mailer_schema, structure.tables) if wanted.owns else 0,
         index=_index(conn, wanted.mailer_schema),
-        publication=_publication(conn, wanted.publication),
         conflicts=_conflicts(conn, wanted),
         taking_all=tuple(row["name"] for row in _all(conn, _TAKING_ALL, (wanted.publication,))),
         slot=_slot(conn, wanted.slot, countable_from(conn) if state else None),
-        differences=tuple(check(conn, wanted.publication, wanted.mailer_schema)),
         roles=roles,
         missing={
             role: missing_rights(conn, role, wanted.mailer_schema, wanted.write_back)
@@ -59,26 +57,11 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS recovering,
        current_setting('wal_level') AS wal_level, current_database()::text AS database, current_user::text AS role,
-       r.rolsuper AS superuser, r.rolsuper OR r.rolreplication AS replication,
+       r.rolsuper AS superuser,
+       r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname = 'rds_replication'
+                                                 AND pg_has_role(m.oid, 'USAGE')) AS replication,
        has_database_privilege(current_database(), 'CREATE') AS may_create
 FROM pg_roles r WHERE r.rolname = current_user
-"""
-
-_TABLES = """
-SELECT c.relname::text AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
-       c.relreplident::text AS identity, c.relispartition AS partition,
-       EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS parent,
-       pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
-       (SELECT i.relname::text FROM pg_index d JOIN pg_class i ON i.oid = d.indexrelid
-        WHERE d.indrelid = c.oid AND d.indisreplident AND d.indisvalid) AS identity_index,
-       ARRAY(SELECT k.attname::text
-             FROM pg_index d JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = ANY (d.indkey)
-             WHERE d.indrelid = c.oid AND d.indisprimary) AS key,
-       (SELECT jsonb_object_agg(a.attname, jsonb_build_array(t.typname, a.attnotnull))
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s::text AND c.relname = ANY (%s::text[])
 """
 
 _INDEX = """
@@ -92,22 +75,6 @@ SELECT coalesce(t.relname::text, i.relname::text) AS "table", d.indexrelid IS NO
 FROM pg_class i JOIN pg_namespace n ON n.oid = i.relnamespace
 LEFT JOIN pg_index d ON d.indexrelid = i.oid LEFT JOIN pg_class t ON t.oid = d.indrelid
 WHERE n.nspname = %s::text AND i.relname = %s::text
-"""
-
-_PUBLICATION = """
-SELECT pg_get_userbyid(b.pubowner)::text AS owner, pg_has_role(b.pubowner, 'USAGE') AS owned,
-       b.puballtables AS all_tables,
-       array_remove(ARRAY[CASE WHEN b.pubinsert THEN 'insert' END, CASE WHEN b.pubupdate THEN 'update' END,
-                          CASE WHEN b.pubdelete THEN 'delete' END, CASE WHEN b.pubtruncate THEN 'truncate' END], NULL)
-           AS actions,
-       ARRAY(SELECT n.nspname::text FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
-             WHERE s.pnpubid = b.oid) AS schemas,
-       (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname, CASE WHEN r.prattrs IS NOT NULL THEN
-                   (SELECT jsonb_agg(a.attname) FROM pg_attribute a
-                    WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs::int2[])) END, r.prqual IS NOT NULL))
-        FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE r.prpubid = b.oid) AS members
-FROM pg_publication b WHERE b.pubname = %s::text
 """
 
 # pg_depend knows which columns a list or a filter uses; those of a filter alone are what the list does not explain
@@ -134,6 +101,7 @@ SELECT pubname::text AS name FROM pg_publication WHERE puballtables AND pubname 
 
 _SLOT = """
 SELECT s.plugin::text, s.slot_type::text AS kind, s.database::text, s.temporary, s.active_pid, s.wal_status::text,
+       coalesce(s.database = current_database(), false) AS here,
        a.application_name::text AS holder,
        coalesce(s.confirmed_flush_lsn < %s::pg_lsn, false) AS stale
 FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
@@ -147,30 +115,6 @@ def _may_index(conn: psycopg.Connection[Any], schema: str) -> bool:
         conn, "SELECT has_schema_privilege(oid, 'CREATE') AS may FROM pg_namespace WHERE nspname = %s::text", (schema,)
     )
     return not rows or bool(rows[0]["may"])
-
-
-def _tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, Table]:
-    rows = _all(conn, _TABLES, (schema, [EMAIL_QUEUE.name, CAMPAIGNS.name]))
-    return {
-        row["name"]: Table(
-            **{**row, "columns": {name: (kind, not_null) for name, (kind, not_null) in (row["columns"] or {}).items()}}
-        )
-        for row in rows
-    }
-
-
-def _elsewhere(conn: psycopg.Connection[Any], schema: str) -> tuple[str, ...]:
-    """Other schemas that have a queue: the likely answer where it is missing."""
-    rows = _all(
-        conn,
-        """
-        SELECT n.nspname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relname = %s::text AND c.relkind IN ('r', 'p') AND n.nspname <> %s::text
-          AND EXISTS (SELECT FROM pg_class o WHERE o.relnamespace = n.oid AND o.relname = %s::text) ORDER BY 1
-        """,
-        (EMAIL_QUEUE.name, schema, CAMPAIGNS.name),
-    )
-    return tuple(row["name"] for row in rows)
 
 
 def _largest_id(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]) -> int:
@@ -206,22 +150,6 @@ def _bad_statuses(
 def _index(conn: psycopg.Connection[Any], schema: str) -> Index | None:
     for row in _all(conn, _INDEX, (schema, IDENTITY_INDEX)):
         return Index(row["table"], tuple(row["columns"]), row["plain"], row["valid"], row["builder"])
-    return None
-
-
-def _publication(conn: psycopg.Connection[Any], name: str) -> Publication | None:
-    for row in _all(conn, _PUBLICATION, (name,)):
-        return Publication(
-            owner=row["owner"],
-            owned=row["owned"],
-            all_tables=row["all_tables"],
-            actions=tuple(row["actions"]),
-            schemas=tuple(row["schemas"]),
-            members={
-                (schema, table): (None if listed is None else tuple(listed), filtered)
-                for schema, table, listed, filtered in row["members"] or ()
-            },
-        )
     return None
 
 

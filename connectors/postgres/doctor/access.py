@@ -8,6 +8,7 @@ from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
 from connectors.postgres.catalog.names import quoted
 from connectors.postgres.catalog.rights import merged, missing_rights
 from connectors.postgres.doctor.target import Target
+from connectors.postgres.setup import preconditions
 from stream.core.finding import Finding, critical, ok
 
 
@@ -30,18 +31,8 @@ def pooler(target: Target) -> Iterator[Finding]:
 
 def replication_right(target: Target) -> Iterator[Finding]:
     """Reading the WAL is a right of its own; managed servers sometimes give it by membership."""
-    user = target.found.user
-    by_membership = target.rows(
-        "SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(r.oid, 'USAGE')"
-    )
-    if target.found.replication or by_membership:
-        yield ok("replication_right", f"Role {quoted(user)} may replicate.")
-    else:
-        yield critical(
-            "replication_right",
-            f"Role {quoted(user)} has no REPLICATION right: it can't read the WAL.",
-            f"ALTER ROLE {quoted(user)} REPLICATION;",
-        )
+    said = f"Role {quoted(target.found.user)} may replicate."
+    yield from target.findings_or_ok(preconditions.replication_right, "replication_right", said)
 
 
 def rights(target: Target) -> Iterator[Finding]:

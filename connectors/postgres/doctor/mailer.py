@@ -9,7 +9,7 @@ from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, SETTINGS, Need
 from connectors.mailer.window import read_window
 from connectors.postgres.catalog.names import SCHEMA, quoted
 from connectors.postgres.doctor.target import Target
-from connectors.postgres.setup.obstacles import mailer_obstacles
+from connectors.postgres.setup import preconditions
 from stream.core.errors import ConfigurationError
 from stream.core.finding import Finding, critical, ok, warning
 
@@ -19,14 +19,10 @@ _SHOWN = 5
 
 def mailer_tables(target: Target) -> Iterator[Finding]:
     """Queue and campaigns are there, plain, logged, with columns and statuses that can be counted."""
-    hindering = list(mailer_obstacles(target.found, target.wanted))
-    for obstacle in hindering:
-        yield critical(obstacle.code, obstacle.what, obstacle.fix)
-    if not hindering:
-        schema = target.wanted.mailer_schema
-        yield ok(
-            "mailer_tables", f"{quoted(schema, EMAIL_QUEUE.name)} and {quoted(schema, CAMPAIGNS.name)} can be counted."
-        )
+    schema = target.wanted.mailer_schema
+    unmet = list(preconditions.mailer_tables(target.found, target.wanted))
+    both = f"{quoted(schema, EMAIL_QUEUE.name)} and {quoted(schema, CAMPAIGNS.name)}"
+    yield from unmet or [ok("mailer_tables", f"{both} can be counted.")]
 
 
 def mailer_extras(target: Target) -> Iterator[Finding]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from connectors.mailer.tables import EMAIL_QUEUE
+from connectors.postgres.catalog.conformance import OF_TABLES, conformance
 from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, members, quoted
 from connectors.postgres.doctor.target import Target
-from connectors.postgres.setup.obstacles import conflict_obstacles
+from connectors.postgres.setup import preconditions
 from connectors.postgres.setup.versions import migrations
 from stream.core.finding import Finding, critical, ok, warning
-
-# the shapes of the mailer's tables are told by its own check
-_TOLD_ELSEWHERE = frozenset({"table_missing", "table_partitioned", "table_kind", "table_unlogged", "column_missing"})
 
 
 def schema_version(target: Target) -> Iterator[Finding]:
@@ -29,19 +28,15 @@ def schema_version(target: Target) -> Iterator[Finding]:
         what = f"Schema {SCHEMA} has version {have}; this release needs {newest}."
         yield critical("schema_old", what, "`sentstream setup --part owner`")
     elif have > newest:
-        what = f"Schema {SCHEMA} has version {have}, which is newer than this release knows ({newest})."
-        yield critical("schema_newer", what, "Use the newer release of sentstream.")
+        yield from preconditions.schema_newer(target.found)
     else:
         yield ok("schema_version", f"Schema {SCHEMA} has version {have}.")
 
 
-def conformance(target: Target) -> Iterator[Finding]:
+def as_setup_made_it(target: Target) -> Iterator[Finding]:
     """Publication and identities are as setup made them."""
-    differences = [d for d in target.found.differences if d.code not in _TOLD_ELSEWHERE | {"schema_missing"}]
-    for difference in differences:
-        yield critical(difference.code, difference.what, difference.fix)
-    if not differences:
-        yield ok("conformance", "Publication and replica identities are as setup made them.")
+    unmet = [it for it in conformance(target.found.structure) if it.code not in OF_TABLES | {"schema_missing"}]
+    yield from unmet or [ok("conformance", "Publication and replica identities are as setup made them.")]
 
 
 def index(target: Target) -> Iterator[Finding]:
@@ -54,8 +49,7 @@ def index(target: Target) -> Iterator[Finding]:
         what = f"Index {name} does not exist: recounts read the whole table."
         yield warning("index_missing", what, "`sentstream setup --part owner`")
     elif found.builder is not None:
-        what = f"Index {name} is being built by process {found.builder}."
-        yield warning("index_building", what, "Wait for it.")
+        yield replace(preconditions.index_building(target.wanted, found.builder), severity="warning")
     elif not found.valid:
         yield critical(
             "index_invalid",
@@ -82,7 +76,7 @@ def blocked_columns(target: Target) -> Iterator[Finding]:
             f"Published columns can be neither retyped nor dropped: {', '.join(listed)}; a migration of the "
             "mailer that has to is let through by `sentstream setup --release-columns`.",
         )
-    elif not target.found.differences:
+    elif not conformance(target.found.structure):
         yield warning(
             "columns_released",
             "The publication's column lists are off (`setup --release-columns`): all columns travel, bodies of "
@@ -93,11 +87,8 @@ def blocked_columns(target: Target) -> Iterator[Finding]:
 
 def publication_conflicts(target: Target) -> Iterator[Finding]:
     """Publications of others, under which the mailer's updates fail with our identity."""
-    conflicts = list(conflict_obstacles(target.found, target.wanted))
-    for conflict in conflicts:
-        yield critical(conflict.code, conflict.what, conflict.fix)
-    if not conflicts:
-        yield ok("publication_conflict", "No other publication is at odds with our identity.")
+    unmet = list(preconditions.publication_conflicts(target.found, target.wanted))
+    yield from unmet or [ok("publication_conflict", "No other publication is at odds with our identity.")]
 
 
-CHECKS = (schema_version, conformance, index, blocked_columns, publication_conflicts)
+CHECKS = (schema_version, as_setup_made_it, index, blocked_columns, publication_conflicts)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from connectors.postgres.catalog.names import literal, quoted
 from connectors.postgres.doctor.target import Target, size
-from connectors.postgres.setup.obstacles import OLDEST_SERVER
+from connectors.postgres.setup import preconditions
 from stream.core.finding import Finding, critical, ok, warning
 
 #: below this a short stop of sentstream already loses the slot
@@ -16,20 +16,14 @@ _SMALLEST_KEEP = 1 << 30
 
 def server_version(target: Target) -> Iterator[Finding]:
     """Column lists of publications came with 15."""
-    version = target.found.version
-    if version < OLDEST_SERVER:
-        what = f"The server is PostgreSQL {version}; column lists of publications need {OLDEST_SERVER} or later."
-        yield critical("server_version", what, "Upgrade the server.")
-    else:
-        yield ok("server_version", f"PostgreSQL {version}.")
+    yield from target.findings_or_ok(
+        preconditions.server_version, "server_version", f"PostgreSQL {target.found.version}."
+    )
 
 
 def server_standby(target: Target) -> Iterator[Finding]:
     """We write."""
-    if target.found.recovering:
-        yield critical("server_standby", "The server is a standby: read-only.", "Point DATABASE_URL at the primary.")
-    else:
-        yield ok("server_standby", "The server is a primary.")
+    yield from target.findings_or_ok(preconditions.server_standby, "server_standby", "The server is a primary.")
 
 
 def read_only(target: Target) -> Iterator[Finding]:
@@ -79,14 +73,7 @@ def encoding(target: Target) -> Iterator[Finding]:
 
 def wal_level(target: Target) -> Iterator[Finding]:
     """Without it no logical decoding."""
-    if target.found.wal_level != "logical":
-        yield critical(
-            "wal_level",
-            f"wal_level is {target.found.wal_level}; logical decoding needs logical.",
-            "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server",
-        )
-    else:
-        yield ok("wal_level", "wal_level is logical.")
+    yield from target.findings_or_ok(preconditions.wal_level, "wal_level", "wal_level is logical.")
 
 
 def slots_left(target: Target) -> Iterator[Finding]:

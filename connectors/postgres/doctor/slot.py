@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from connectors.postgres.catalog.names import literal, quoted
 from connectors.postgres.doctor.target import Target, size
-from connectors.postgres.setup.obstacles import slot_is_foreign, slot_obstacles
+from connectors.postgres.setup import preconditions
 from stream.core.finding import Finding, critical, ok, warning
 
 
@@ -14,9 +14,8 @@ def slot(target: Target) -> Iterator[Finding]:
     """The slot is there, ours, and stands where it can be read from."""
     found, name = target.found.slot, quoted(target.wanted.slot)
     setup = "`sentstream setup --part replication`"
-    if found is not None and slot_is_foreign(target.found, found):
-        for obstacle in slot_obstacles(target.found, target.wanted):
-            yield critical(obstacle.code, obstacle.what, obstacle.fix)
+    if found is not None and found.foreign:
+        yield from preconditions.slot_foreign(target.found, target.wanted)
     elif target.wanted.temporary_slot:
         if found is not None and not found.temporary:
             yield warning(
@@ -36,14 +35,14 @@ def slot(target: Target) -> Iterator[Finding]:
             setup,
         )
     else:
-        reader = f"read by process {found.active_pid}" if found.active_pid else "read by nobody right now"
+        reader = f"read by process {found.active_pid}" if found.active_pid else "not read right now"
         yield ok("slot", f"Slot {name} is there, {reader}.")
 
 
 def slot_disk(target: Target) -> Iterator[Finding]:
     """WAL on disk that is kept for our slot alone or among others."""
     found = target.found.slot
-    if found is None or target.found.recovering or slot_is_foreign(target.found, found):
+    if found is None or target.found.recovering or found.foreign:
         return
     row = target.row(
         "SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint AS held, wal_status::text, "

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.postgres.catalog.facts import Found, Wanted
-from stream.core.finding import Finding
+from stream.core.finding import Finding, ok
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,13 @@ class Target:
         for row in self.rows("SELECT setting FROM pg_settings WHERE name = %s::text", name):
             return str(row["setting"])
         return None
+
+    def findings_or_ok(
+        self, precondition: Callable[[Found], Iterator[Finding]], code: str, all_well: str
+    ) -> Iterator[Finding]:
+        """What a precondition of setup says; one that is met is well by that code."""
+        unmet = list(precondition(self.found))
+        yield from unmet or [ok(code, all_well)]
 
 
 Check = Callable[[Target], Iterator[Finding]]

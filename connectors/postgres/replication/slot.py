@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgres.catalog.conformance import countable_from
+from connectors.postgres.catalog.countable import countable_from
 from stream.core.align import Snapshot
 from stream.core.errors import PreconditionError
 from stream.core.position import parse_lsn

@@ -6,12 +6,12 @@ afterwards, and for ever after, whether it is still so.
 
 from __future__ import annotations
 
-from connectors.postgres.catalog.conformance import Difference, check, countable_from, identity_mode
+from connectors.postgres.catalog.conformance import check
+from connectors.postgres.catalog.countable import countable_from
 from connectors.postgres.catalog.facts import Found, Wanted
 from connectors.postgres.catalog.look import look
 from connectors.postgres.catalog.rights import Right, missing_rights
 from connectors.postgres.setup.apply import BlockedError, Blocker, Progress, apply
-from connectors.postgres.setup.obstacles import Obstacle
 from connectors.postgres.setup.plan import Plan, Step, plan
 from connectors.postgres.setup.run import plan_of, set_up, tear_down, teardown_plan_of
 from connectors.postgres.setup.script import script
@@ -19,9 +19,7 @@ from connectors.postgres.setup.script import script
 __all__ = [
     "BlockedError",
     "Blocker",
-    "Difference",
     "Found",
-    "Obstacle",
     "Plan",
     "Progress",
     "Right",
@@ -30,7 +28,6 @@ __all__ = [
     "apply",
     "check",
     "countable_from",
-    "identity_mode",
     "look",
     "missing_rights",
     "plan",

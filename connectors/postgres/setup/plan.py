@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from connectors.mailer.tables import EMAIL_QUEUE
+from connectors.postgres.catalog.conformance import conformance
 from connectors.postgres.catalog.facts import Found, IdentityMode, Slot, Wanted, mode
 from connectors.postgres.catalog.names import (
     ACTIONS,
@@ -31,8 +32,9 @@ from connectors.postgres.catalog.names import (
     quoted,
 )
 from connectors.postgres.catalog.rights import READ_ONLY, merged
-from connectors.postgres.setup.obstacles import OF_OWNERS, Obstacle, obstacles, slot_is_foreign, slot_is_spent
+from connectors.postgres.setup.preconditions import OF_OWNERS, unmet
 from connectors.postgres.setup.versions import migrations, release
+from stream.core.finding import Finding
 
 #: whether a member of the publication shall have its column list
 Listed = Callable[[Member], bool]
@@ -57,7 +59,7 @@ class Plan:
     """What is to do, what stands in the way, and what a person should know besides."""
 
     steps: tuple[Step, ...]
-    obstacles: tuple[Obstacle, ...]
+    obstacles: tuple[Finding, ...]
     notes: tuple[str, ...]
 
     @property
@@ -68,8 +70,8 @@ class Plan:
 
 def plan(found: Found, wanted: Wanted) -> Plan:
     """The steps from ``found`` to ``wanted``. With obstacles, no step may be run."""
-    hindering = obstacles(found, wanted)
-    if any(obstacle.code in ("table_missing", "server_version", "server_standby") for obstacle in hindering):
+    hindering = unmet(found, wanted)
+    if any(finding.code in ("table_missing", "server_version", "server_standby") for finding in hindering):
         return Plan((), hindering, ())
     steps: list[Step] = []
     if wanted.owns:
@@ -83,7 +85,7 @@ def plan(found: Found, wanted: Wanted) -> Plan:
         steps += _slot(found, wanted, renewed=renewed)
     if not any(step.part == "owner" for step in steps):
         # who owns what matters to nobody while there is nothing for the owner to do
-        hindering = tuple(obstacle for obstacle in hindering if obstacle.code not in OF_OWNERS)
+        hindering = tuple(finding for finding in hindering if finding.code not in OF_OWNERS)
     return Plan(tuple(steps), hindering, tuple(_notes(found, wanted)))
 
 
@@ -91,7 +93,7 @@ def _rescue(found: Found, wanted: Wanted) -> Iterator[Step]:
     """An identity index that is gone makes the mailer's updates fail now; the build takes minutes."""
     queue = found.tables[EMAIL_QUEUE.name]
     published = found.publication is not None and (wanted.mailer_schema, queue.name) in found.publication.members
-    if queue.identity == "n" or (queue.identity == "i" and queue.identity_index is None):
+    if queue.identity == "n" or (queue.identity == "i" and not queue.identity_usable):
         usable = found.index is not None and found.index.valid
         if published and not usable:
             yield Step(
@@ -126,7 +128,7 @@ def _schema(found: Found, wanted: Wanted) -> Iterator[Step]:
 def _identity_now(found: Found) -> dict[str, str | None]:
     """What teardown shall put back. Our own index, left by hand, tells nothing of what was before: DEFAULT."""
     queue = found.tables[EMAIL_QUEUE.name]
-    if queue.identity == "i" and queue.identity_index in (None, IDENTITY_INDEX):
+    if queue.identity == "i" and (not queue.identity_usable or queue.identity_index == IDENTITY_INDEX):
         return {"kind": "d", "index": None}
     return {"kind": queue.identity, "index": queue.identity_index}
 
@@ -163,7 +165,7 @@ def _identity_and_publication(found: Found, wanted: Wanted) -> Iterator[Step]:
     queue = (wanted.mailer_schema, EMAIL_QUEUE.name)
     has_list = found.publication is not None and found.publication.members.get(queue, (None, False))[0] is not None
     yield from publication + identity if target == "full" and has_list else identity + publication
-    wrong = any(difference.code not in _HARMLESS for difference in found.differences)
+    wrong = any(finding.code not in _HARMLESS for finding in conformance(found.structure))
     if wrong or "countable_from" not in found.state:
         yield Step(
             "countable",
@@ -180,7 +182,7 @@ def _identity(found: Found, wanted: Wanted, target: IdentityMode) -> Iterator[St
         right = queue.identity == "f"
         clause, shown = "FULL", "FULL"
     else:
-        right = queue.identity == "i" and queue.identity_index == IDENTITY_INDEX
+        right = queue.identity_usable and queue.identity_index == IDENTITY_INDEX
         clause, shown = f"USING INDEX {quoted(IDENTITY_INDEX)}", f"index {IDENTITY_INDEX}"
     statements = [] if right else [f"ALTER TABLE {name} REPLICA IDENTITY {clause};"]
     if found.state.get("identity_mode") != target:
@@ -282,7 +284,7 @@ def _remember(key: str, value: object = None, *, raw: str = "") -> str:
 
 def _slot(found: Found, wanted: Wanted, *, renewed: bool) -> Iterator[Step]:
     slot = found.slot
-    if slot is not None and slot_is_foreign(found, slot):
+    if slot is not None and slot.foreign:
         return
     name = quoted(wanted.slot)
     if wanted.temporary_slot:
@@ -292,7 +294,7 @@ def _slot(found: Found, wanted: Wanted, *, renewed: bool) -> Iterator[Step]:
         return
     if slot is None:
         yield Step("slot", f"Slot {name}", "replication", (_make_slot(found, wanted),), alone=True)
-    elif slot_is_spent(slot) or renewed:
+    elif slot.spent or renewed:
         yield Step("slot_spent", f"Drop slot {name}, {_why_spent(slot)}", "replication", (_drop_slot(wanted),))
         yield Step("slot", f"Slot {name}, made again", "replication", (_make_slot(found, wanted),), alone=True)
 

@@ -127,6 +127,6 @@ def refuse(made: Plan) -> None:
     if not made.obstacles:
         return
     if len(made.obstacles) == 1:
-        raise PreconditionError(made.obstacles[0].what, made.obstacles[0].fix)
+        raise PreconditionError(made.obstacles[0].finding, made.obstacles[0].fix)
     said = " ".join(f"({number}) {obstacle}" for number, obstacle in enumerate(made.obstacles, 1))
     raise PreconditionError(f"{len(made.obstacles)} things stand in the way: {said}")

@@ -16,8 +16,8 @@ from connectors.mailer.tables import EMAIL_QUEUE
 from connectors.postgres.catalog.facts import Found, Wanted
 from connectors.postgres.catalog.look import look
 from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, literal, members, quoted
-from connectors.postgres.setup.obstacles import Obstacle, slot_is_foreign
 from connectors.postgres.setup.plan import Plan, Step
+from stream.core.finding import Finding, critical
 
 
 def look_for_teardown(
@@ -42,9 +42,9 @@ class Rest:
 def plan_teardown(found: Found, rest: Rest, slot: str, publication: str, mailer_schema: str) -> Plan:
     """Steps in order. Obstacles say which role can do what this one may not; then the steps before them may run."""
     steps: list[Step] = []
-    hindering: list[Obstacle] = []
+    hindering: list[Finding] = []
     notes: list[str] = []
-    if found.slot is not None and slot_is_foreign(found, found.slot):
+    if found.slot is not None and found.slot.foreign:
         notes.append(f"Slot {quoted(slot)} is of another plugin or database, and stays.")
     elif found.slot is not None:
         if found.replication:
@@ -52,7 +52,7 @@ def plan_teardown(found: Found, rest: Rest, slot: str, publication: str, mailer_
             steps.append(Step("slot", f"Drop slot {quoted(slot)}", "replication", (statement,)))
         else:
             hindering.append(
-                Obstacle(
+                critical(
                     "replication_right",
                     f"{quoted(found.user)} may not drop slot {quoted(slot)}, which goes first.",
                     "Run `sentstream teardown` as a role with REPLICATION, then again as the owner of the tables.",
@@ -107,7 +107,7 @@ def _is_ours(found: Found, publication: str, mailer_schema: str) -> bool:
 def _old_identity(found: Found, rest: Rest, notes: list[str]) -> str:
     """The clause that restores it; empty when the identity of now is not ours to change."""
     queue = found.tables[EMAIL_QUEUE.name]
-    by_index = queue.identity == "i" and queue.identity_index in (None, IDENTITY_INDEX)
+    by_index = queue.identity == "i" and (not queue.identity_usable or queue.identity_index == IDENTITY_INDEX)
     by_full = queue.identity == "f" and found.state.get("identity_mode") == "full"
     if not by_index and not by_full:
         return ""
@@ -120,7 +120,7 @@ def _old_identity(found: Found, rest: Rest, notes: list[str]) -> str:
     return "" if kind == queue.identity == "f" else clause
 
 
-def _owner_obstacles(found: Found, rest: Rest, steps: list[Step]) -> Iterator[Obstacle]:
+def _owner_obstacles(found: Found, rest: Rest, steps: list[Step]) -> Iterator[Finding]:
     codes = {step.code for step in steps}
     owners = set()
     queue = found.tables.get(EMAIL_QUEUE.name)
@@ -132,18 +132,16 @@ def _owner_obstacles(found: Found, rest: Rest, steps: list[Step]) -> Iterator[Ob
         owners.add(found.schema_owner)
     if owners:
         names = " and ".join(quoted(owner) for owner in sorted(owners))
-        yield Obstacle(
+        yield critical(
             "owner_right",
             f"{quoted(found.user)} may not take off publication, index and schema; they belong to {names}.",
             f"Run `sentstream teardown` as {names}.",
-            "owner",
         )
     if rest.dependents and "schema" in codes:
-        yield Obstacle(
+        yield critical(
             "schema_used",
             f"Views of others use schema {SCHEMA}: {', '.join(rest.dependents)}.",
             " ".join(f"DROP VIEW {view};" for view in rest.dependents),
-            "owner",
         )
 
 

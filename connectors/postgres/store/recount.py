@@ -190,7 +190,7 @@ def _check_conformance(conn: Connection, publication: str, mailer_schema: str) -
     if differences:
         first = differences[0]
         more = f" ({len(differences) - 1} more: `sentstream setup --check`)" if len(differences) > 1 else ""
-        raise PreconditionError(f"Not counted: {first.what}{more}", first.fix)
+        raise PreconditionError(f"Not counted: {first.finding}{more}", first.fix)
 
 
 def _is_index_only(conn: Connection, queue: sql.Identifier) -> bool:
