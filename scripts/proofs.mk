@@ -25,4 +25,5 @@ proofs-short: .venv/.made-dev
 	$(python) -m tests.proofs.simulate --seeds 100000
 	$(python) -m tests.proofs.mutants --quick
 	$(python) -m tests.proofs.fuzz --minutes 0.3
+	$(python) -m benchmarks.core_speed
 	$(python) -m tests.proofs.chaos --minutes 0.7 --seed 5
