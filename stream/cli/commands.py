@@ -51,7 +51,7 @@ COMMANDS: Final = (
     Entry("progress", "progress", LOOK, "Counts, percent, rate and ETA of the campaigns."),
     Entry("explain", "explain", LOOK, "In plain words: why a campaign's number is what it is."),
     Entry("status", "status", LOOK, "Roles, positions, slot, last flush, last verification."),
-    Entry("lag", "lag", LOOK, "How far behind, with a verdict."),
+    Entry("lag", "lag_command", LOOK, "How far behind, with a verdict."),
     Entry("support", "support", LOOK, "One file for a bug report; secrets masked."),
     Entry("recount", "recount", PROVE, "Count everything again now, and print the verdicts."),
     Entry("report", "report", PROVE, "Reconciliation reports: list, show, export, verify."),

@@ -28,7 +28,7 @@ from connectors.postgres.queries.status import read_status
 from connectors.postgres.setup import Wanted, set_up
 from stream.cli import words
 from stream.cli.call import Call, command
-from stream.cli.watch import EVERY, Watcher, follow, until_stopped
+from stream.cli.progress_watch import EVERY, ProgressPoller, follow, until_stopped
 from stream.config.sources import Settings, child_environment
 from stream.config.values import parse_duration, split_address, split_list
 from stream.core.errors import ConfigurationError, SentstreamError
@@ -98,7 +98,7 @@ def demo(
         if not call.out.is_terminal:
             for note in notes:
                 call.err.print(note)
-        watcher = Watcher(settings, notes=notes)
+        watcher = ProgressPoller(settings, notes=notes)
         follow(call, watcher, stop, every=EVERY if call.out.is_terminal or call.json else PLAIN_EVERY)
         warden.join()
         if warden.failed is not None:

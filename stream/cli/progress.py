@@ -9,9 +9,9 @@ import typer
 from connectors.postgres.connect import Connection
 from connectors.postgres.queries.progress import find_campaigns, read_progress
 from stream.cli.call import Call, command
+from stream.cli.progress_view import draw, plain_line
+from stream.cli.progress_watch import ProgressPoller, follow, look, until_stopped
 from stream.cli.terminal import is_ascii
-from stream.cli.view import draw, plain_line
-from stream.cli.watch import Watcher, follow, look, until_stopped
 from stream.config.values import parse_duration
 from stream.core.errors import ConfigurationError
 from stream.core.progress import to_json
@@ -46,7 +46,7 @@ def progress(
 
     if watch:
         with until_stopped() as stop:
-            follow(call, Watcher(settings, find), stop, every=_seconds(every))
+            follow(call, ProgressPoller(settings, find), stop, every=_seconds(every))
         return
     with call.connect("progress") as connection:
         ids = find(connection)

@@ -55,9 +55,9 @@ def run(
     if not view or not (call.json or call.out.is_terminal):
         return run.run(settings, reload=reloading(call), serve=server.start, poller=DatabasePoller)
 
-    from stream.cli.watch import Watcher, following
+    from stream.cli.progress_watch import ProgressPoller, following
 
-    with following(call, Watcher(settings, notes=notes(settings))):
+    with following(call, ProgressPoller(settings, notes=notes(settings))):
         return run.run(settings, reload=reloading(call), serve=server.start, poller=DatabasePoller)
 
 

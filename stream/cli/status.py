@@ -11,7 +11,7 @@ from rich.text import Text
 from connectors.postgres.queries.status import SlotStatus, Status, WatermarkStatus, read_status
 from stream.cli import words
 from stream.cli.call import Call, command
-from stream.cli.watch import run_text
+from stream.cli.progress_watch import run_text
 
 app = typer.Typer()
 

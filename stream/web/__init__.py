@@ -1,5 +1,5 @@
-"""The face for applications and browsers: HTTP, server-sent events and the dashboard.
+"""HTTP API, server-sent events and the dashboard.
 
-Read in this order: `live` (what is true now, and who is told), `follow` (where it comes from), `guard` (who may ask),
-`app` (the calls), `server` (the process).
+Read in this order: `live_state` (state and event streams), `database_poll` (where the state comes from), `access`
+(checks before each call), `app` (the calls), `server` (the process).
 """

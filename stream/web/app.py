@@ -1,4 +1,4 @@
-"""The application: the calls put together, and the tasks that keep it alive."""
+"""The ASGI application: routers, background tasks, OpenAPI."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from connectors.postgres.setup.versions import release
 from stream.config.settings import Settings
 from stream.metrics.families import Page
 from stream.metrics.poller import DatabasePoller
-from stream.web import campaigns, events, health, lag, metrics, models, pages, problems, recounts, stats
-from stream.web.context import Context, Following
-from stream.web.follow import follow
-from stream.web.guard import Guard, Rules
-from stream.web.live import Live
+from stream.web import campaigns, events, health, metrics, models, operations, pages, problems, recounts, stats
+from stream.web.access import AccessMiddleware, AccessRules
+from stream.web.context import Context, PollState
+from stream.web.database_poll import poll_database
+from stream.web.live_state import LiveState
 from stream.web.sessions import open_pool
 
 log = logging.getLogger(__name__)
 
-#: seconds before a task that failed is begun again
-AGAIN: Final = 1.0
+#: seconds before a failed background task is restarted
+RESTART_AFTER: Final = 1.0
 
-#: the calls; stats first, for `running` is no id
-ROUTERS: Final = tuple(part.router for part in (stats, campaigns, events, recounts, lag, health, metrics, pages))
+#: stats first: its path `campaigns/running` would match `campaigns/{id}`
+ROUTERS: Final = tuple(part.router for part in (stats, campaigns, events, recounts, operations, health, metrics, pages))
 
 Source = Callable[[Context], Coroutine[Any, Any, None]]
 
 
-def make_context(settings: Settings, *, beside: bool = False) -> Context:
-    """What the calls share. ``beside``: counts arrive by another way than the database, too."""
-    rules = Rules(
+def make_context(settings: Settings, *, has_feed: bool = False) -> Context:
+    """The context of an application. ``has_feed``: see `Context`."""
+    rules = AccessRules(
         settings.http_token,
         frozenset(host.lower() for host in settings.http_allowed_hosts),
         frozenset(origin.lower() for origin in settings.http_allowed_origins),
     )
-    live = Live(settings.http_max_streams)
+    live = LiveState(settings.http_max_streams)
     settings.require_database()
-    return Context(settings, rules, live, Following(time.monotonic()), open_pool(settings), beside)
+    return Context(settings, rules, live, PollState(time.monotonic()), open_pool(settings), has_feed)
 
 
 def make_app(context: Context, *sources: Source) -> ASGIApp:
-    """The ASGI application. ``sources``: tasks that bring counts by another way than the database."""
+    """The ASGI application. ``sources``: tasks that bring counts beside the poll."""
     poller = DatabasePoller(context.settings, context.session)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller.start()
         tasks = [
-            asyncio.create_task(_kept_up("publisher", context.live.publish)),
-            asyncio.create_task(_kept_up("follower", lambda: follow(context))),
-            asyncio.create_task(_kept_up("stats", lambda: app.state.stats.refresh(context))),
-            *(asyncio.create_task(_kept_up("source", _bound(source, context))) for source in sources),
+            asyncio.create_task(_restarting("publisher", context.live.publish)),
+            asyncio.create_task(_restarting("poll", lambda: poll_database(context))),
+            asyncio.create_task(_restarting("stats", lambda: app.state.stats.refresh(context))),
+            *(asyncio.create_task(_restarting("source", _bound(source, context))) for source in sources),
         ]
         try:
             yield
@@ -84,7 +84,7 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.state.stats = stats.Stats()
     app.state.poller = poller
     context.texts.append(Page(poller.view.families).text)
-    app.state.asking = recounts.Asking()
+    app.state.recount_queue = recounts.RecountQueue()
     app.state.wrong_token = asyncio.Lock()
     for router in ROUTERS:
         app.include_router(router)
@@ -92,26 +92,27 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     own_routes = [route for router in ROUTERS for route in router.routes]
-    return Guard(metrics.Counted(app, app.state.metrics, [*own_routes, *app.routes]), context.rules)
+    counting = metrics.CountingMiddleware(app, app.state.metrics, [*own_routes, *app.routes])
+    return AccessMiddleware(counting, context.rules)
 
 
 def _bound(source: Source, context: Context) -> Callable[[], Coroutine[Any, Any, None]]:
     return lambda: source(context)
 
 
-async def _kept_up(name: str, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a task, and begin it again where it fails: one fault must not silence the page until a restart."""
+async def _restarting(name: str, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a task, and restart it when it fails: an unexpected exception must not stop updates for good."""
     while True:
         try:
             await what()
             return
         except Exception:
-            log.exception("The %s failed and is begun again", name)
-            await asyncio.sleep(AGAIN)
+            log.exception("The %s failed and is restarted", name)
+            await asyncio.sleep(RESTART_AFTER)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1: FastAPI's own, with problems as application/problem+json and the two ways to be known."""
+    """FastAPI's OpenAPI 3.1, with errors as application/problem+json and both ways to authenticate."""
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(

@@ -1,4 +1,4 @@
-"""Progress of campaigns, from the live state; their history, from the table."""
+"""Progress of campaigns, from the live state; their history, from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def whole_history(
 
 
 def known(shared: Context, campaign_id: int) -> CampaignState:
-    """The campaign; Problem 404 where there is none."""
+    """The state of a campaign; Problem 404 where there is none."""
     campaign = shared.loaded().log.campaigns.get(campaign_id)
     if campaign is None:
         raise Problem(404, f"There is no campaign {campaign_id}.")
@@ -102,7 +102,7 @@ def _history(
         until = _utc(until) if until is not None else (now + timedelta(minutes=1)).replace(second=0, microsecond=0)
         since = _utc(since) if since is not None else until - timedelta(hours=3 if campaign_id is None else 24)
     except OverflowError:
-        raise Problem(422, "`since` and `until` must be times of this age.") from None
+        raise Problem(422, "`since` and `until` are out of range.") from None
     if since >= until:
         raise Problem(422, "`since` must be earlier than `until`.")
     if until - since > timedelta(days=31):

@@ -1,4 +1,4 @@
-"""The child's side: serves what its parent flushes, and ends with it.
+"""The HTTP server's child process: serves what the parent flushes, and ends with the parent.
 
 ``python -m stream.web.child_main PIPE LISTEN``: two inherited file descriptors. Started by `stream.web.child_process`.
 """
@@ -19,14 +19,14 @@ from stream.service import logs
 from stream.web.context import Context
 from stream.web.uvicorn_server import run_server
 
-#: the counting goes first where both want the processor
+#: counting has priority over serving
 _NICE: Final = 10
 
 
 def main(pipe_fd: int, listen_fd: int) -> None:
-    """Serve until the parent says so by SIGTERM, or is gone."""
+    """Serve until SIGTERM, or until the parent is gone."""
     os.nice(_NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends this process
     pipe, sock = socket.socket(fileno=pipe_fd), socket.socket(fileno=listen_fd)
     kind, settings = _read(pipe)
     assert kind == "settings"
@@ -36,7 +36,7 @@ def main(pipe_fd: int, listen_fd: int) -> None:
 
 
 async def _feed(pipe: socket.socket, context: Context) -> None:
-    """Put what the parent sends into the live state. When the parent is gone, this process ends as well."""
+    """Apply what the parent sends to the live state; end this process when the parent is gone."""
     reader, writer = await asyncio.open_connection(sock=pipe.dup())
     metrics = b""
     context.texts.append(lambda: metrics)

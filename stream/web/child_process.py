@@ -1,4 +1,4 @@
-"""The parent's side of a server in a child process: starts it, feeds it, starts it again where it ends, stops it."""
+"""The parent's side of an HTTP server in a child process: starts, feeds, restarts and stops it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from stream.service.inbox import Inbox
 
 log = logging.getLogger(__name__)
 
-#: seconds between two frames of changes: more would not be shown sooner
+#: seconds between two frames of changes: the page shows no more
 EVERY: Final = 0.05
 METRICS_EVERY: Final = 5.0
-#: seconds a child gets to end by itself
+#: seconds that a child gets to end by itself
 GRACE: Final = 10.0
 RESTART_FIRST: Final = 0.5
 RESTART_LAST: Final = 15.0
@@ -31,8 +31,8 @@ RESTART_LAST: Final = 15.0
 _HEAD: Final = struct.Struct("!I")
 
 
-class Handle:
-    """A server in a child process. ``url``: where it listens. `stop` ends it."""
+class ServerProcess:
+    """An HTTP server in a child process, listening at ``url`` until `stop`."""
 
     def __init__(
         self,
@@ -52,23 +52,23 @@ class Handle:
         self._arrived = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         feed.on_arrival(self._arrived.set)
-        self._thread = threading.Thread(target=self._keep_up, name="http", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name="http", daemon=True)
         self._thread.start()
         log.info("The dashboard is at %s", self.url)
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, for who watches it."""
+        """The child's process id."""
         return self._child.pid if self._child is not None else None
 
     def stop(self) -> None:
-        """End the child: it ends its streams properly first."""
+        """End the child, which ends its event streams first."""
         self._stopping.set()
         self._arrived.set()
         self._thread.join(GRACE + 5)
         self._sock.close()
 
-    def _keep_up(self) -> None:
+    def _supervise(self) -> None:
         pause = RESTART_FIRST
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -103,10 +103,10 @@ class Handle:
                 self._end_child()
 
     def _feed_child(self, pipe: socket.socket) -> None:
-        """Send what was flushed, and metrics, when the child has taken what came before. OSError at its end."""
+        """Send committed flushes and metrics, a frame when the child has taken the last. OSError when it ends."""
         metrics_at = 0.0
         while not self._stopping.is_set():
-            # the child asks for more by a byte; that it has ended shows here, too
+            # the child asks for the next frame with a byte, and closes the pipe when it ends
             if not self._wait_for_byte(pipe):
                 return
             while not self._arrived.wait(0.5):
@@ -141,7 +141,7 @@ class Handle:
     def _read_metrics(self) -> bytes | None:
         try:
             return self._metrics() if self._metrics is not None else None
-        except Exception:  # metrics must not end the page
+        except Exception:  # a fault in the metrics must not end the page
             log.exception("Metrics can't be read")
             return None
 
@@ -160,7 +160,7 @@ class Handle:
 
 
 def send(pipe: socket.socket, frame: Any) -> None:
-    """One frame: its length, then the pickled value. Both ends are this program."""
+    """Send one frame: its length, then the pickled value. Both ends are this program."""
     body = pickle.dumps(frame, pickle.HIGHEST_PROTOCOL)
     pipe.settimeout(None)
     pipe.sendall(_HEAD.pack(len(body)) + body)

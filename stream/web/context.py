@@ -1,4 +1,4 @@
-"""What the calls have in common: the settings, the live state, sessions. One object, made with the app."""
+"""What all calls share: settings, access rules, live state, database sessions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from psycopg_pool import ConnectionPool
 
 from connectors.postgres.connect import Connection
 from stream.config.settings import Settings
-from stream.web.guard import Rules
-from stream.web.live import Live
+from stream.web.access import AccessRules
+from stream.web.live_state import LiveState
 from stream.web.problems import Problem
 from stream.web.sessions import lend
 
 
 @dataclass(slots=True)
-class Following:
-    """How the looking goes, for the health calls. Times are monotonic seconds; ``trouble`` is for the log alone."""
+class PollState:
+    """How polling the database goes, for the health calls. Monotonic seconds; ``trouble``: the last error logged."""
 
     tried: float
     succeeded: float | None = None
@@ -29,22 +29,22 @@ class Following:
 
 @dataclass(slots=True)
 class Context:
-    """``beside``: the counts arrive by another way than the database (the flush, the topic). ``texts``: what else
-    `/metrics` shows, in the text format of Prometheus; the way in for the metrics of other parts."""
+    """Made once with the application. ``has_feed``: counts arrive by another way than the poll (flush, topic), too.
+    ``texts``: more parts of `/metrics`, in the text format of Prometheus."""
 
     settings: Settings
-    rules: Rules
-    live: Live
-    following: Following
+    rules: AccessRules
+    live: LiveState
+    poll: PollState
     pool: ConnectionPool[Connection]
-    beside: bool = False
+    has_feed: bool = False
     texts: list[Callable[[], bytes]] = field(default_factory=list)
 
     def session(self) -> AbstractContextManager[Connection]:
         """A database session for one call; see `stream.web.sessions.lend`."""
         return lend(self.pool)
 
-    def loaded(self) -> Live:
+    def loaded(self) -> LiveState:
         """The live state; Problem 503 while nothing has been read yet."""
         if not self.live.loaded:
             raise Problem(503, "Nothing has been read from the database yet. Try again.", {"Retry-After": "2"})
@@ -56,5 +56,5 @@ def _context(request: Request) -> Context:
     return context
 
 
-#: a call's parameter that gets the context
+#: annotation of a parameter that receives the context
 Shared = Annotated[Context, Depends(_context)]

@@ -1,4 +1,4 @@
-"""Server-sent events: what changes, as it changes."""
+"""Server-sent events of campaign changes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from stream.web.campaigns import CampaignId, known
 from stream.web.context import Context, Shared
-from stream.web.live import Stream
+from stream.web.live_state import EventStream
 from stream.web.problems import Problem
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api", tags=["events"])
 
-# Our streams end by themselves when the server closes; cut off in the middle they would end without their last piece.
+# Our streams end by themselves at shutdown; sse-starlette would cut them off before their last event.
 AppStatus.enable_automatic_graceful_drain = False
 
 _TEXT = "An endless `text/event-stream`: a `snapshot`, then `progress`, `verdict`, `deleted` and `watermark`."
@@ -27,7 +27,7 @@ _ANSWERS: dict[int | str, dict[str, object]] = {
     200: {"description": _TEXT, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)]
-#: for clients that can't set the header of the first request
+#: for clients that can't set a header on the first request
 LastEventIdAsked = Annotated[str | None, Query(alias="last_event_id", max_length=200)]
 
 
@@ -69,13 +69,13 @@ def _stream(shared: Context, campaign_id: int | None, last_event_id: str | None)
 
 
 class _Events(EventSourceResponse):
-    """A stream as a response: without sse-starlette's own comments, which could fall into the middle of an event."""
+    """An event stream as a response, without sse-starlette's pings: they could fall into the middle of an event."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: EventStream) -> None:
         super().__init__(stream.events(), ping=0, sep="\n", send_timeout=30)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            log.info("An event stream was dropped: its client does not read.")
+            log.info("An event stream was closed: its client does not read.")

@@ -1,7 +1,7 @@
-"""`/livez` and `/readyz`: judged by progress, not by being up.
+"""`/livez` and `/readyz`, decided by progress.
 
-*live*: our own loops get on; where they don't, only a restart helps. A database that is away is no reason for one.
-*ready*: what we would answer is true: read lately, based, and not older than a load balancer should accept.
+*live*: the background tasks make progress; otherwise only a restart helps. A database that is away is no reason to
+restart. *ready*: the answers are current: read lately, with a baseline, and not older than a load balancer accepts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from stream.web.serialize import dumps
 
 router = APIRouter(tags=["health"])
 
-#: seconds without progress after which a loop of ours counts as stuck
+#: seconds without progress after which a background task counts as stuck
 STUCK: Final = 30.0
-#: seconds after which the database counts as away, and counts as too old to serve
+#: seconds after which the database counts as away, and `as_of` as too old to serve
 AWAY: Final = 10.0
 OLD: Final = 30.0
 
@@ -30,14 +30,14 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {503: {"model": models.Health}}
 
 @router.get("/livez", response_model=models.Health, responses=_ANSWERS)
 async def livez(request: Request, shared: Shared, verbose: Verbose = None) -> Response:
-    """Whether this process gets on."""
+    """Whether this process makes progress."""
     del request
     return _answer(_live(shared), verbose)
 
 
 @router.get("/readyz", response_model=models.Health, responses=_ANSWERS)
 async def readyz(request: Request, shared: Shared, verbose: Verbose = None) -> Response:
-    """Whether what it would answer is true."""
+    """Whether the answers are current."""
     del request
     return _answer([*_live(shared), *_ready(shared)], verbose)
 
@@ -46,7 +46,7 @@ def _live(shared: Context) -> list[dict[str, Any]]:
     now = time.monotonic()
     return [
         _younger("publisher", now - shared.live.ticked, STUCK, "last round"),
-        _younger("follower", now - shared.following.tried, STUCK, "last look"),
+        _younger("follower", now - shared.poll.tried, STUCK, "last look"),
     ]
 
 
@@ -55,7 +55,7 @@ def _ready(shared: Context) -> list[dict[str, Any]]:
     if live.closing:
         return [_check("serving", ok=False, detail="going down")]
     checks = [_check("loaded", ok=live.loaded, detail="read" if live.loaded else "nothing read yet")]
-    seen = shared.following.succeeded
+    seen = shared.poll.succeeded
     if seen is None:
         checks.append(_check("database", ok=False, detail="not reached yet"))
     else:

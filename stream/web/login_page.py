@@ -1,5 +1,5 @@
-"""The page that asks for the token. It is whole in itself (its style is allowed by hash, it has no script), so that
-nothing else has to be open to who has no token.
+"""The login page. It needs no other file (its style is allowed by hash, it has no script), so that no other path has to
+be open without the token.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ POLICY = (
 
 
 def page(*, failed: bool) -> bytes:
-    """The page; ``failed`` after a wrong token (it is then shown at the address of the call, one level deeper)."""
+    """The page; ``failed``: after a wrong token, shown at the path of the login call, one level deeper."""
     action = "login" if failed else "api/login"
     return _PAGE.format(style=_STYLE, action=action, failed=_FAILED if failed else "").encode()
 

@@ -1,7 +1,7 @@
-"""`/metrics` in the text format of Prometheus: what the web face knows, and whatever other parts add.
+"""`/metrics` in the text format of Prometheus: metrics of the HTTP server, and the texts of other parts.
 
-The way in for others: ``context.texts`` holds functions that return more exposition text (another registry's, a parent
-process's). Names there must differ from those here, which all begin with ``sentstream_http_``.
+``context.texts`` holds functions that return more exposition text (of another registry, of the parent process). Names
+there must differ from those here, which all begin with ``sentstream_http_``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.web.context import Shared
-from stream.web.live import Live
+from stream.web.live_state import LiveState
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ router = APIRouter(tags=["operations"])
 class Metrics:
     """The registry of one server: calls by route, and the state of the streams."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveState) -> None:
         self.registry = CollectorRegistry()
         self.calls = Counter(
             "sentstream_http_requests",
@@ -48,9 +48,9 @@ class Metrics:
 
 
 class _State(Collector):
-    """Read from the live state when somebody asks."""
+    """Reads the live state at each scrape."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveState) -> None:
         self._live = live
 
     def collect(self) -> Iterable[Metric]:
@@ -72,12 +72,12 @@ def metrics(request: Request, shared: Shared) -> Response:
     for more in shared.texts:
         try:
             texts.append(more())
-        except Exception:  # a metric that can't be read must not hide the others
+        except Exception:  # one part that fails must not hide the others
             log.exception("Some metrics can't be read")
     return Response(b"".join(texts), media_type=None, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-class Counted:
+class CountingMiddleware:
     """ASGI middleware that counts calls by the path of their route, which bounds the number of series."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[BaseRoute]) -> None:

@@ -1,7 +1,7 @@
-"""The shapes of the answers, for OpenAPI and for checking; names and order as INTERFACE has them.
+"""Pydantic models of the responses, for OpenAPI and for checking in tests.
 
-Answers are made of dicts by `words` and encoded once; that they fit these models is held by the tests, which validate
-every answer of a real server against the schema made from them.
+Responses are dicts, made by `serialize` and encoded once. Tests validate the responses of a real server against the
+schema of these models.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Minute(_Model):
 
 
 class Adjustment(_Model):
-    """What changed `sent` without a mail going out."""
+    """A change of `sent` other than by sending."""
 
     minute: datetime
     kind: Literal["baseline", "correction", "pruned"]
@@ -106,7 +106,7 @@ class RecountCounts(_Model):
 
 
 class Verdict(BaseModel):
-    """What a run says of a campaign."""
+    """The verdict of a run on a campaign."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -129,7 +129,7 @@ class Observation(_Model):
 
 
 class Snapshot(_Model):
-    """What the recount's transaction saw."""
+    """The snapshot of the recount's transaction."""
 
     xmin: int
     xmax: int
@@ -214,7 +214,7 @@ class FlushLag(BaseModel):
 
 
 class Lag(BaseModel):
-    """How far everything is behind."""
+    """How far slot, topics and flush are behind."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -225,7 +225,7 @@ class Lag(BaseModel):
 
 
 class RunningCampaign(_Model):
-    """A campaign as the mailer's own page wants it."""
+    """A campaign in the format of the mailer's own page."""
 
     id: int
     status: str
@@ -251,26 +251,26 @@ class RunningCampaign(_Model):
 
 
 class RunningStats(_Model):
-    """The mailer's own answer shape."""
+    """The mailer's own response format."""
 
     data: list[RunningCampaign]
 
 
 class Login(_Model):
-    """The token, once."""
+    """The token."""
 
     token: Annotated[str, Field(max_length=4096)]
 
 
 class Health(_Model):
-    """Whether something gets on."""
+    """Result of a health check."""
 
     ok: bool
     checks: list[HealthCheck] | None = None
 
 
 class HealthCheck(_Model):
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     ok: bool

@@ -1,4 +1,4 @@
-"""The dashboard's page and files, logging in and out."""
+"""The dashboard's page and files, login and logout."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from stream.web import login_page
+from stream.web.access import COOKIE, COOKIE_SECONDS
 from stream.web.context import Shared
-from stream.web.guard import COOKIE, COOKIE_SECONDS
 from stream.web.problems import Problem
 
 router = APIRouter()
@@ -50,7 +50,7 @@ def files() -> StaticFiles:
 async def dashboard(shared: Shared) -> Response:
     page = _page()
     if shared.rules.token:
-        page = page.replace(b"<html ", b"<html data-token ", 1)  # it offers to log out, then
+        page = page.replace(b"<html ", b"<html data-token ", 1)  # then it offers to log out
     return Response(page, media_type="text/html; charset=utf-8")
 
 
@@ -61,7 +61,7 @@ async def favicon() -> Response:
 
 @router.post("/api/login", status_code=204, tags=["login"], openapi_extra=_LOGIN_BODY, responses=_LOGIN_ANSWERS)
 async def login(request: Request, shared: Shared) -> Response:
-    """Give the token once, get the dashboard's same-site cookie."""
+    """Exchange the token for the dashboard's same-site cookie."""
     is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     token = _token(await request.body(), is_form)
     if shared.rules.token and not shared.rules.fits(token):
@@ -80,7 +80,7 @@ async def login(request: Request, shared: Shared) -> Response:
 
 @router.post("/api/logout", status_code=204, tags=["login"])
 async def logout(request: Request) -> Response:
-    """Forget the cookie in this browser."""
+    """Remove the cookie from this browser."""
     response = Response(status_code=204)
     _set_cookie(response, request, "", 0)
     return response

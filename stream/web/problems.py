@@ -1,7 +1,7 @@
-"""Errors as application/problem+json (RFC 9457), each with the id of its request.
+"""Errors as application/problem+json (RFC 9457), each with its request id.
 
-A problem says what is wrong and what to do; it never carries a traceback, an address of the database or a secret. What
-went wrong inside is in the log, under the same request id.
+A problem says what is wrong and what to do. It never contains a traceback, the database's address or a secret; the log
+has these under the same request id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(HTTPException):
-    """An answer that is an error: status, what is wrong, and the next step in the same text."""
+    """An error response; ``detail`` says what is wrong and what to do."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, detail, dict(headers or {}))
@@ -50,7 +50,7 @@ def body_of(status: int, detail: str, path: str, request_id: str, errors: list[d
 async def send_problem(
     send: Send, status: int, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Answer an ASGI request with a problem, from outside FastAPI."""
+    """Send a problem from ASGI middleware."""
     body = body_of(status, detail, path, request_id)
     lines = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     lines.extend((name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items())
@@ -59,7 +59,7 @@ async def send_problem(
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of ``app`` a problem."""
+    """Answer every error of ``app`` with a problem."""
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
@@ -74,7 +74,7 @@ def install(app: FastAPI) -> None:
         return _response(request, 422, f"The request is not valid. {what}", None, errors)
 
     @app.exception_handler(SentstreamError)
-    async def _ours(request: Request, error: SentstreamError) -> Response:
+    async def _expected(request: Request, error: SentstreamError) -> Response:
         unavailable = isinstance(error, (UnreachableError, PreconditionError))
         log.warning("request %s failed: %s", _id_of(request), error)
         what = "The database can't be reached." if isinstance(error, UnreachableError) else error.what
@@ -82,9 +82,9 @@ def install(app: FastAPI) -> None:
         return _response(request, 503 if unavailable else 500, f"{what} The log has more.", headers)
 
     @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> Response:
+    async def _unexpected(request: Request, error: Exception) -> Response:
         log.error("request %s failed", _id_of(request), exc_info=error)
-        return _response(request, 500, "Something failed inside. The log has the reason under this request id.")
+        return _response(request, 500, "An internal error. The log has the reason under this request id.")
 
 
 def _response(

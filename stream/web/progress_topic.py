@@ -1,8 +1,8 @@
-"""Counts from ``sentstream.progress``: in the Kafka shape the topic brings what the workers flushed, as they flush it.
+"""In the Kafka mode the topic ``sentstream.progress`` brings counts to the HTTP server as the workers flush them.
 
-Every serving process reads the newest records of all partitions, in no consumer group: where it begins, and whatever it
-misses, PostgreSQL tells, which is looked at beside it and stays the store of record. What a record says is taken as a
-flush of its partition, so it can never put an older number over a newer one.
+Every serving process reads the newest records of all partitions, without a consumer group. The initial state and missed
+records come from PostgreSQL, the store of record, which is polled as well. A record is applied as a flush of its
+partition, so an older number never replaces a newer one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: seconds before a lost broker is tried again
-AGAIN: Final = 3.0
-#: milliseconds that a fetch may wait for records: how late a change is shown at the most
+RETRY_AFTER: Final = 3.0
+#: milliseconds that a fetch may wait for records, which bounds how late a change is shown
 WAIT_MS: Final = 100
 _WATERMARK: Final = b"watermark:"
 
@@ -44,12 +44,12 @@ async def follow_topic(context: Context) -> None:
         except (SentstreamError, OSError) as error:
             if str(error) != trouble:
                 trouble = str(error)
-                log.warning("The topic of progress can't be read; the database is followed instead: %s", error)
-        await asyncio.sleep(AGAIN)
+                log.warning("The topic of progress can't be read; the database is polled instead: %s", error)
+        await asyncio.sleep(RETRY_AFTER)
 
 
 async def _read(context: Context) -> None:
-    from aiokafka.errors import KafkaError  # noqa: PLC0415 - the embedded shape needs no Kafka client
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - the embedded mode needs no Kafka client
 
     cluster = Cluster.of(context.settings)
     consumer = _consumer(cluster, Names(context.settings.kafka_topic_prefix).progress)
@@ -57,14 +57,14 @@ async def _read(context: Context) -> None:
         await consumer.start()
         while True:
             records = await consumer.getmany(timeout_ms=1000)
-            told = [
+            read = [
                 (record.partition, record.key, record.value)
                 for batch in records.values()
                 for record in batch
                 if record.key is not None
             ]
-            if told:
-                context.live.take(flushes_of(told))
+            if read:
+                context.live.take(flushes_of(read))
     except KafkaError as error:
         raise cluster.refused(error) from error
     finally:
@@ -88,20 +88,20 @@ def _consumer(cluster: Cluster, topic: str) -> AIOKafkaConsumer:
 def flushes_of(records: Iterable[tuple[int, bytes, bytes | None]]) -> list[CommittedFlush]:
     """Records (partition, key, value) as flushes, one a partition.
 
-    A record that is none of ours is left out: a wrong one here costs a moment of an older number, no count.
+    A record that can't be read is skipped: the poll brings its counts a moment later.
     """
-    told: dict[int, _Told] = {}
+    merged: dict[int, _PartitionRecords] = {}
     for partition, key, value in records:
         try:
-            told.setdefault(partition, _Told()).add(key, None if value is None else orjson.loads(value))
+            merged.setdefault(partition, _PartitionRecords()).add(key, None if value is None else orjson.loads(value))
         except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("a record with key %r in partition %d is none of ours", key[:50], partition)
-    return [found for partition, part in told.items() if (found := part.flushed(partition)) is not None]
+            log.warning("a record with key %r in partition %d can't be read and is skipped", key[:50], partition)
+    return [found for partition, part in merged.items() if (found := part.flushed(partition)) is not None]
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the records of one partition say together."""
+class _PartitionRecords:
+    """The records of one partition, merged."""
 
     epoch: int = 0
     position: Position | None = None
@@ -124,7 +124,7 @@ class _Told:
             self.deleted.discard(row.campaign_id)
 
     def flushed(self, partition: int) -> CommittedFlush | None:
-        """None where nothing tells a position; what a campaign's end needs comes with the watermark that follows."""
+        """None without a position: the position of a deletion comes with the watermark that follows it."""
         if self.position is None:
             return None
         rows, deleted = tuple(self.rows.values()), tuple(sorted(self.deleted))

@@ -1,4 +1,4 @@
-"""Asking for a recount, and reading the runs and their verdicts."""
+"""RecountQueue for a recount, and reading the runs and their verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api", tags=["recounts"])
 
-#: recounts that may be asked for at once; the next is refused
+#: recounts that may wait at once; the next is refused
 WAITING: Final = 4
 #: seconds that a call waits for another recount to end
 TURN: Final = 10.0
@@ -34,20 +34,23 @@ Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` 
 RunId = Annotated[int, Path(ge=1, le=2**63 - 1, description="Id of a run.")]
 _ASKED: dict[int | str, dict[str, Any]] = {
     202: {"model": models.Asked, "description": "The run has been counted; its verdict follows in the stream's order."},
-    409: {"model": models.Problem, "description": "No stream has ever counted here, so nobody could compare."},
+    409: {
+        "model": models.Problem,
+        "description": "sentstream has never run here: nothing to compare with.",
+    },
 }
 
 
-class Asking:
-    """Recounts asked for by HTTP: one after the other, and few."""
+class RecountQueue:
+    """Runs recounts requested by HTTP one after the other, and limits how many wait."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._waiting = 0
 
     async def ask(self, settings: Settings) -> int:
-        """Count everything now; the run's id. Problem 409 where no stream has ever run; 503 where too many ask, or it
-        can't be done at the moment."""
+        """Recount all campaigns now; the run's id. Problem 409 where sentstream has never run here; 503 where too many
+        wait, or another recount goes on for too long."""
         if self._waiting >= WAITING:
             raise Problem(503, f"{WAITING} recounts are waiting already.", {"Retry-After": "10"})
         self._waiting += 1
@@ -70,7 +73,7 @@ async def ask_for_recount(call: Request, shared: Shared) -> Response:
 
 @router.post("/campaigns/{campaign_id}/sync-counts", status_code=202, response_model=models.Asked, responses=_ASKED)
 async def sync_counts(call: Request, shared: Shared, campaign_id: CampaignId) -> Response:
-    """Recount now, for this campaign's sake: a recount always counts all campaigns."""
+    """Recount now. A recount always counts all campaigns."""
     known(shared, campaign_id)
     return await _ask(call, shared)
 
@@ -121,8 +124,8 @@ def one_recount(
 
 async def _ask(call: Request, shared: Context) -> Response:
     shared.loaded()
-    asking: Asking = call.app.state.asking
-    run_id = await asking.ask(shared.settings)
+    queue: RecountQueue = call.app.state.recount_queue
+    run_id = await queue.ask(shared.settings)
     location = where(call, f"/api/recounts/{run_id}")
     body = dumps({"run_id": run_id, "location": location})
     return Response(body, 202, {"Location": location}, "application/json")

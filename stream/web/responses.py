@@ -1,4 +1,4 @@
-"""How a call answers: JSON with a strong ETag, 304 where the asker has it, cursors that mean nothing outside."""
+"""Responses: JSON with a strong ETag, 304 for If-None-Match, opaque cursors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def answer(request: Request, value: object, status: int = 200) -> Response:
-    """``value`` as JSON. The ETag is that of its bytes, so that equal answers have equal tags in every process."""
+    """``value`` as JSON. The ETag is a hash of the bytes, so it is equal in every process."""
     body = dumps(value)
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     if _has(request.headers.get("if-none-match"), tag):
@@ -34,12 +34,12 @@ def _has(if_none_match: str | None, tag: str) -> bool:
 
 
 def cursor_of(number: int) -> str:
-    """A cursor that goes on after ``number``."""
+    """A cursor for the page after ``number``."""
     return base64.urlsafe_b64encode(f"after {number}".encode()).decode().rstrip("=")
 
 
 def number_of(cursor: str | None) -> int | None:
-    """The number in a cursor of ours; None without one. A Problem for anything else."""
+    """The number in a cursor that `cursor_of` made; None without a cursor. Problem 422 for any other text."""
     if cursor is None:
         return None
     try:
@@ -49,9 +49,9 @@ def number_of(cursor: str | None) -> int | None:
             return int(number)
     except (binascii.Error, ValueError):
         pass
-    raise Problem(422, "The cursor is none of ours. Take `next_cursor` of the page before, or leave it out.")
+    raise Problem(422, "The cursor is not valid. Take `next_cursor` of the page before, or leave it out.")
 
 
 def where(request: Request, path: str) -> str:
-    """The address of ``path`` as the asker sees us: behind a proxy with X-Forwarded-Prefix, under that."""
+    """``path`` as the client sees it: under X-Forwarded-Prefix behind a proxy that sends it."""
     return str(request.scope.get("sentstream.prefix", "")) + path

@@ -1,4 +1,4 @@
-"""What the change log knows, in the JSON names that INTERFACE fixes: the same in answers, events and topics."""
+"""The change log as JSON. Names are the same in HTTP answers, events and topics."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def dumps(value: object) -> bytes:
 
 
 def is_stale(mark: PartitionState, now: datetime) -> bool:
-    """Whether the partition's numbers must not be taken for those of now."""
+    """Whether the partition's numbers are stale."""
     return stale(mark.as_of, mark.based, now)
 
 
 def progress(
     campaign: CampaignState, mark: PartitionState | None, now: datetime, seen: datetime | None
 ) -> dict[str, Any]:
-    """A campaign's progress. ``mark``: as `ChangeLog.mark_of` says; ``seen``: when the mailer's table was read, which
-    a campaign outside the queue is no younger than."""
+    """A campaign's progress. ``mark``: from `ChangeLog.mark_of`; ``seen``: when the mailer's table was read, the upper
+    bound of `as_of` for a campaign outside the queue."""
     row = campaign.row
     outside = campaign.partition is None
     as_of = None if mark is None else mark.as_of
@@ -71,7 +71,7 @@ def watermark(mark: PartitionState) -> dict[str, Any]:
 
 
 def verdict(of: Verdict) -> dict[str, Any]:
-    """What a run says of a campaign."""
+    """The verdict of a run on a campaign."""
     return {
         "run_id": of.run_id,
         "campaign_id": of.campaign,
@@ -85,7 +85,7 @@ def verdict(of: Verdict) -> dict[str, Any]:
 
 
 class Encoder:
-    """Makes the bytes of server-sent events. ``boot`` tells our ids from those of another process."""
+    """Encodes server-sent events. ``boot``: prefix of event ids, unique to this process."""
 
     def __init__(self, boot: str, now: Callable[[], datetime], seen: Callable[[], datetime | None]) -> None:
         self._boot = boot
@@ -96,7 +96,7 @@ class Encoder:
         return f"{self._boot}-{number:x}"
 
     def number_of(self, event_id: str) -> int | None:
-        """The number in an id of ours; None for any other text."""
+        """The number in an event id of this process; None for any other text."""
         boot, _, number = event_id.partition("-")
         try:
             return int(number, 16) if boot == self._boot and len(number) < 16 else None
@@ -116,7 +116,7 @@ class Encoder:
         return progress(campaign, log.mark_of(campaign), self._now(), self._seen())
 
     def snapshot(self, log: ChangeLog, campaign_id: int | None = None) -> bytes:
-        """All that is true now, of all campaigns or one."""
+        """The current state of all campaigns, or of one."""
         chosen = log.campaigns.values() if campaign_id is None else [log.campaigns[campaign_id]]
         marks = list(log.marks.values())
         if campaign_id is not None:

@@ -1,9 +1,8 @@
-"""Where the web face begins: a socket to listen on, and a process behind it.
+"""Starts the HTTP server: opens the socket, and serves in this process (`serve`) or in a child process (`start`).
 
-`serve` runs it in this process, until a signal. `start` runs it beside another part of ours, as a child: a thousand
-clients then cost the counting thread nothing, for Python runs one thread of a process at a time. The parent sends what
-it flushed through a pipe, and only when the child has taken what came before: until then newer rows replace older ones
-in the inbox.
+The child process keeps a thousand clients from slowing the counting down, for Python runs one thread of a process at a
+time. The parent sends committed flushes through a pipe, the next when the child has taken the last; meanwhile newer
+rows replace older ones in the inbox.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.service.auth import is_loopback
 from stream.service.inbox import Inbox
-from stream.web.child_process import Handle
+from stream.web.child_process import ServerProcess
 
 if TYPE_CHECKING:
     from stream.web.app import Source
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def start(settings: Settings, feed: Inbox, metrics: Callable[[], bytes] | None = None) -> Handle | None:
-    """Serve in a child process what ``feed`` is told of; None where HTTP_LISTEN is `off`.
+def start(settings: Settings, feed: Inbox, metrics: Callable[[], bytes] | None = None) -> ServerProcess | None:
+    """Serve in a child process, fed from ``feed``; None where HTTP_LISTEN is `off`.
 
-    ``metrics``: text for `/metrics`, asked for every few seconds. ConfigurationError where the address can't be
-    listened on, or would be open to others without a token.
+    ``metrics``: makes text for `/metrics`, called every few seconds. ConfigurationError where the address can't be
+    listened on, or is not loopback and there is no token.
     """
     if settings.http_address is None:
         return None
     sock = listen(settings)
-    return Handle(settings, sock, address_of(sock), feed, metrics)
+    return ServerProcess(settings, sock, address_of(sock), feed, metrics)
 
 
 def serve(settings: Settings, *sources: Source) -> None:
-    """Serve here until SIGTERM or Ctrl-C. ``sources``: what brings counts beside the database."""
+    """Serve in this process until SIGTERM or Ctrl-C. ``sources``: tasks that bring counts beside the poll."""
     sock = listen(settings)
     log.info("The dashboard is at %s", address_of(sock))
     from stream.web.uvicorn_server import run_server  # noqa: PLC0415 - a parent of a server needs no FastAPI
@@ -47,7 +46,7 @@ def serve(settings: Settings, *sources: Source) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket on HTTP_LISTEN. ConfigurationError as `start` says."""
+    """A socket on HTTP_LISTEN. Raises ConfigurationError as `start` does."""
     where = settings.http_address
     if where is None:
         raise ConfigurationError("HTTP_LISTEN is off.", "Give an address such as 127.0.0.1:8087.")

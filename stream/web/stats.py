@@ -1,8 +1,8 @@
-"""The mailer's own stats shape, so that its page can be pointed here by one rule of the proxy.
+"""The mailer's statistics of running campaigns in its own JSON format, so that a proxy rule can send its page here.
 
-Its page asks every second in every open tab. So an answer is made at most twice a second, whoever asks; the counts come
-from the live state, the campaign rows are a few rows of a small table, and what needs an aggregate over a big table
-(views, clicks, tracked mails) is read again only when a recount has run.
+The mailer's page polls every second in every open tab. Campaign rows are therefore read at most twice a second, counts
+come from the live state, and aggregates over big tables (views, clicks, tracked mails) are read again only after a
+recount.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from stream.core.errors import SentstreamError
 from stream.core.progress import time_text
 from stream.web import models
 from stream.web.context import Context, Shared
-from stream.web.live import Live
+from stream.web.live_state import LiveState
 from stream.web.responses import answer
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api", tags=["mailer"])
 
-#: seconds for which an answer is given again
-KEPT: Final = 0.5
+#: seconds for which campaign rows are kept
+ROWS_KEPT: Final = 0.5
 #: seconds between two readings of views, clicks and tracked mails
 REACTIONS_EVERY: Final = 60.0
 
 
 class Stats:
-    """What is remembered between the calls."""
+    """State kept between calls."""
 
     def __init__(self) -> None:
         self.reactions: dict[int, Reactions] = {}
@@ -46,9 +46,9 @@ class Stats:
         self._lock = asyncio.Lock()
 
     async def rows(self, shared: Context) -> list[CampaignRow]:
-        """The running campaigns, read at most twice a second however many ask."""
+        """The running campaigns, read at most twice a second."""
         async with self._lock:
-            if self._rows is None or time.monotonic() - self._rows[0] > KEPT:
+            if self._rows is None or time.monotonic() - self._rows[0] > ROWS_KEPT:
                 rows = await asyncio.to_thread(_read_rows, shared)
                 self._rows = (time.monotonic(), rows)
             return self._rows[1]
@@ -71,14 +71,14 @@ class Stats:
 
 @router.get("/campaigns/running/stats", response_model=models.RunningStats)
 async def running_stats(request: Request, shared: Shared) -> Response:
-    """The running campaigns in the mailer's own shape. Its cost does not depend on the size of the queue."""
+    """The running campaigns in the mailer's own format. The cost does not depend on the size of the queue."""
     live = shared.loaded()
     stats: Stats = request.app.state.stats
     rows = await stats.rows(shared)
     return answer(request, {"data": [_stat(row, live, stats.reactions.get(row.id, Reactions())) for row in rows]})
 
 
-def _stat(row: CampaignRow, live: Live, reactions: Reactions) -> dict[str, Any]:
+def _stat(row: CampaignRow, live: LiveState, reactions: Reactions) -> dict[str, Any]:
     campaign = live.log.campaigns.get(row.id)
     counts = (0, 0, 0, 0, 0) if campaign is None else campaign.row.counts
     in_queue = campaign is not None and campaign.partition is not None
@@ -110,7 +110,7 @@ def _stat(row: CampaignRow, live: Live, reactions: Reactions) -> dict[str, Any]:
 
 
 def _net_rate(sent: int, started_at: datetime | None, now: datetime) -> int:
-    """Mails a minute since the start, as the mailer reckons it: whole minutes, at least one."""
+    """Mails per minute since the start, computed as the mailer does: whole minutes, at least one."""
     if started_at is None:
         return 0
     return sent // max(1, int((now - started_at).total_seconds() // 60))
@@ -122,6 +122,6 @@ def _read_rows(shared: Context) -> list[CampaignRow]:
 
 
 def _read_reactions(shared: Context) -> dict[int, Reactions]:
-    # a session of its own: it may take long, and the calls have few
+    # not from the pool: it may take minutes
     with connect(shared.settings.require_database(), "http", settings={"statement_timeout": "5min"}) as connection:
         return read_reactions(connection, shared.settings.mailer_schema)

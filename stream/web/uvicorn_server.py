@@ -1,4 +1,4 @@
-"""Serving in this process: uvicorn on a socket, until a signal, and a graceful end."""
+"""Runs uvicorn on a socket until a signal, and ends gracefully."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from stream.web.app import Source, make_app, make_context
 
 log = logging.getLogger(__name__)
 
-#: seconds that open calls get to end when the server goes down
+#: seconds that open calls get to end at shutdown
 GRACE: Final = 5
 #: connections beside those of event streams
 BESIDE_STREAMS: Final = 500
 
 
 def run_server(
-    settings: Settings, sock: socket.socket, *sources: Source, beside: bool | None = None, process: str = ""
+    settings: Settings, sock: socket.socket, *sources: Source, has_feed: bool | None = None, process: str = ""
 ) -> None:
     """Serve on ``sock`` in this thread until a signal. ``process``: prefix of this process' own metrics."""
     _allow_many_files()
-    context = make_context(settings, beside=bool(sources) if beside is None else beside)
+    context = make_context(settings, has_feed=bool(sources) if has_feed is None else has_feed)
     own = Page()
     own.add_process(process)
     context.texts.append(own.text)
@@ -53,7 +53,7 @@ def run_server(
 
 
 class _Server(uvicorn.Server):
-    """Ends the event streams first: uvicorn would wait for them."""
+    """Ends the event streams before shutdown: uvicorn would wait for them."""
 
     def __init__(self, config: uvicorn.Config, closing: Callable[[], None]) -> None:
         super().__init__(config)
@@ -65,7 +65,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn raises the signal again at the end, which would make a graceful end look like a failure
+        # uvicorn raises the signal again at the end, which would turn a graceful end into a failure
         del frame
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
 
 
 def _allow_many_files() -> None:
-    """Each client is an open file, and the usual soft limit of 1,024 is below what we promise."""
+    """Each client is an open file, and the usual soft limit of 1,024 is too low for HTTP_MAX_STREAMS."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
     if soft < wanted:

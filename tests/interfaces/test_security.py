@@ -13,7 +13,7 @@ import pytest
 from stream.config.settings import Settings
 from stream.core.errors import ConfigurationError
 from stream.service.auth import is_loopback
-from stream.web.guard import Rules, host_name
+from stream.web.access import AccessRules, host_name
 from stream.web.server import listen
 from tests.fix_postgres import Database
 from tests.interfaces.fix_web import Run, Site, counted_db, prepared_db, run, serve, shared_db, site, website
@@ -83,8 +83,8 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         compared.append((a, b))
         return real(a, b)
 
-    monkeypatch.setattr("stream.web.guard.hmac.compare_digest", noting)
-    rules = Rules(TOKEN)
+    monkeypatch.setattr("stream.web.access.hmac.compare_digest", noting)
+    rules = AccessRules(TOKEN)
     assert rules.fits(TOKEN)
     assert not rules.fits("x")
     assert not rules.fits(TOKEN + "x")
@@ -124,11 +124,11 @@ def test_the_login_page_needs_nothing_else(locked: Site) -> None:
 
 
 def test_a_cookie_can_not_be_made_or_kept_beyond_its_time() -> None:
-    rules, now = Rules(TOKEN), time.time()
+    rules, now = AccessRules(TOKEN), time.time()
     cookie = rules.cookie(now)
     assert rules.accepts_cookie(cookie, now + 60)
     assert not rules.accepts_cookie(cookie, now + 40 * 24 * 3600)
-    assert not Rules("another").accepts_cookie(cookie, now)
+    assert not AccessRules("another").accepts_cookie(cookie, now)
     expiry, _, seal = cookie.partition(".")
     for forged in (f"{int(expiry) + 9}.{seal}", f"{expiry}.{seal[:-1]}0", expiry, "", ".", f"x.{seal}", f"{expiry}.é"):
         assert not rules.accepts_cookie(forged, now) or forged == cookie

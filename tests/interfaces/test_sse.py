@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stream.web.live import COMMENT_EVERY, Live
+from stream.web.live_state import COMMENT_EVERY, LiveState
 from tests.fix_postgres import Database
 from tests.interfaces.fix_web import Site, counted_db, counting_website, own_website, prepared_db, serve, site
 from tests.waiting import eventually
@@ -264,7 +264,7 @@ def test_no_more_streams_than_allowed(counted_db: Database) -> None:
 
 def test_a_comment_comes_whatever_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a stream that counts a watermark comes every two seconds."""
-    live = Live()
+    live = LiveState()
     monkeypatch.setattr(live, "tail", lambda *_: b"event: watermark\n\n")
     stream = live.stream(None, None)
     live.join(stream)

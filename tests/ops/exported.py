@@ -16,7 +16,7 @@ from stream.metrics.database import DatabaseView
 from stream.metrics.families import Page
 from stream.metrics.observed import FlushMetrics, RecountMetrics
 from stream.metrics.states import EmbeddedState, ReconcilerState, embedded_families, reconciler_families
-from stream.web.live import Live
+from stream.web.live_state import LiveState
 from stream.web.metrics import Metrics
 
 LAG: dict[str, Any] = {
@@ -90,7 +90,7 @@ def families() -> dict[str, Metric]:
     http = Page()
     http.add_process("sentstream_http")
     found: dict[str, Metric] = {}
-    registry = Metrics(Live(10)).registry
+    registry = Metrics(LiveState(10)).registry
     sources: Iterable[Iterable[Metric]] = (
         database().families(),
         *(page.families() for page in roles().values()),

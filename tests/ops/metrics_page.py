@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import Metric
 
 from stream.metrics.families import Page
-from stream.web.live import Live
+from stream.web.live_state import LiveState
 from stream.web.metrics import Metrics
 from tests.ops import exported
 
@@ -46,7 +46,7 @@ def _sections() -> Iterator[str]:
     for role, page in exported.roles().items():
         ours = [family for family in page.families() if family.name.startswith("sentstream")]
         yield from _table(titles[role], ours)
-    yield from _table("The HTTP process", Metrics(Live(1)).registry.collect())
+    yield from _table("The HTTP process", Metrics(LiveState(1)).registry.collect())
     process = Page()
     process.add_process()
     yield from _table("Every process (embedded, that of HTTP as `sentstream_http_process_...`)", process.families())

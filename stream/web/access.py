@@ -1,7 +1,7 @@
-"""Who may ask, and how much: everything that is decided before a call is looked at.
+"""Access control for the HTTP server: ASGI middleware that refuses a request before the application sees it.
 
-In this order: a request id; the Host (DNS rebinding); the Origin (cross-site requests, CORS); the size of the body; the
-token or the dashboard's cookie. And on the way back the headers that tell browsers what our pages may do.
+Checks, in order: Host (against DNS rebinding), Origin (cross-site requests, CORS), size of head and body, then the
+bearer token or the dashboard's cookie. Every response gets a request id and the security headers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNCHANGING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*\Z")
 
-#: for our own page: scripts, styles and calls from here only, nothing inline, no frames
+#: Content-Security-Policy of the dashboard: scripts, styles and calls from this origin, nothing inline, no frames
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -51,40 +51,40 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What `Guard` goes by. An empty ``token``: nobody needs one. ``hosts`` and ``origins`` beside our own."""
+class AccessRules:
+    """Empty ``token``: no authentication. ``hosts``, ``origins``: allowed beside our own."""
 
     token: str = ""
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
     def knows_host(self, host: str) -> bool:
-        """Whether a request may be addressed to ``host`` (a Host header): loopback, or allowed by name."""
+        """Whether ``host`` (a Host header) is loopback or in the list of allowed hosts."""
         name = host_name(host)
         return name is not None and (is_loopback(name) or name in self.hosts or host.lower() in self.hosts)
 
     def knows_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of ``origin`` may call: our own address, or allowed."""
+        """Whether ``origin`` is our own address or in the list of allowed origins."""
         if origin.lower() in self.origins:
             return True
         parts = urlsplit(origin)
         return parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc.lower() == host.lower()
 
     def fits(self, token: str) -> bool:
-        """Whether ``token`` is the token, in time that does not depend on how much of it is right."""
+        """Constant-time comparison with the configured token."""
         return same_token(token, self.token)
 
     def cookie(self, now: float) -> str:
-        """A cookie for who has shown the token: an expiry and its seal. The token can't be got from it."""
+        """A session cookie: an expiry time and its HMAC, keyed with the token."""
         expiry = str(int(now) + COOKIE_SECONDS)
-        return f"{expiry}.{self._seal(expiry)}"
+        return f"{expiry}.{self._signature(expiry)}"
 
     def accepts_cookie(self, cookie: str, now: float) -> bool:
-        expiry, _, seal = cookie.partition(".")
-        right = hmac.compare_digest(seal.encode("utf-8", "replace"), self._seal(expiry).encode())
+        expiry, _, signature = cookie.partition(".")
+        right = hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(expiry).encode())
         return right and expiry.isascii() and expiry.isdigit() and len(expiry) < 12 and now < int(expiry)
 
-    def _seal(self, expiry: str) -> str:
+    def _signature(self, expiry: str) -> str:
         return hmac.new(self.token.encode(), b"sentstream cookie 1 " + expiry.encode(), hashlib.sha256).hexdigest()
 
 
@@ -100,10 +100,10 @@ def host_name(host: str) -> str | None:
     return parts.hostname.rstrip(".").lower() if parts.hostname else None
 
 
-class Guard:
-    """The ASGI application that stands before the application."""
+class AccessMiddleware:
+    """Checks each request, then passes it to ``app``; adds headers to each response."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
         self._app = app
         self._rules = rules
 
@@ -138,8 +138,8 @@ class Guard:
         except _TooLargeError:
             await self._refuse(scope, headers, _too_large(), send)
         except Exception:
-            # What was answered with a problem was logged there. Starlette raises it all the same, on which the server
-            # would close the connection, under the client's next request.
+            # Starlette logs the error, answers with a problem and raises it again. Raised here, too, it would make the
+            # server close a connection that the client may already have reused.
             if not answered:
                 raise
 
@@ -200,7 +200,7 @@ class Guard:
         await send_problem(send, refusal.status, refusal.detail, path, request_id, refusal.headers)
 
     def _stamped(self, send: Send, headers: Headers, request_id: str, path: str) -> Send:
-        """``send`` with our headers on every answer."""
+        """``send`` that adds our headers to every response."""
         origin = headers.get("origin")
         allowed = origin if origin is not None and origin.lower() in self._rules.origins else None
 
@@ -232,14 +232,14 @@ class _Refusal:
 
 
 class _TooLargeError(Problem):
-    """More body than announced or allowed."""
+    """The body is larger than allowed."""
 
     def __init__(self) -> None:
         super().__init__(413, _too_large().detail, {"connection": "close"})
 
 
 class _Body:
-    """The request's body, counted while it is read: a chunked one announces no length."""
+    """Limits a request body while it is read: a chunked one has no Content-Length."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -264,7 +264,7 @@ def _request_id(headers: Headers) -> str:
 
 
 def _prefix(headers: Headers) -> str:
-    """The path under which a proxy shows us, from X-Forwarded-Prefix; only ever reflected to who sent it."""
+    """The path under which a proxy serves us, from X-Forwarded-Prefix."""
     prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
     return prefix if len(prefix) < 200 and _PREFIX.match(prefix) else ""
 

@@ -27,8 +27,8 @@ from connectors.postgres.connect import Connection, connect
 from connectors.postgres.queries.progress import read_progress
 from connectors.postgres.queries.status import LastRun, Status, read_status
 from stream.cli import words
+from stream.cli.progress_view import View, draw, plain_line
 from stream.cli.terminal import is_ascii
-from stream.cli.view import View, draw, plain_line
 from stream.core.errors import SentstreamError
 from stream.core.progress import CampaignProgress, to_json
 
@@ -74,7 +74,7 @@ def run_text(run: LastRun | None, status: Status) -> str:
 
 
 @dataclass
-class Watcher:
+class ProgressPoller:
     """Looks, and survives a database that goes away. Belongs to one thread."""
 
     settings: Settings
@@ -106,7 +106,7 @@ class Watcher:
             self._connection = None
 
 
-def follow(call: Call, watcher: Watcher, stop: threading.Event, *, every: float = EVERY) -> None:
+def follow(call: Call, watcher: ProgressPoller, stop: threading.Event, *, every: float = EVERY) -> None:
     """Show what ``watcher`` sees until ``stop`` is set: on a terminal in place, else what changed, line by line."""
     if call.json:
         _stream(watcher, stop, every, lambda campaign, _view: call.print_json(to_json(campaign)))
@@ -117,7 +117,7 @@ def follow(call: Call, watcher: Watcher, stop: threading.Event, *, every: float 
 
 
 @contextmanager
-def following(call: Call, watcher: Watcher, *, every: float = EVERY) -> Iterator[None]:
+def following(call: Call, watcher: ProgressPoller, *, every: float = EVERY) -> Iterator[None]:
     """`follow` in a thread beside the body."""
     stop = threading.Event()
     thread = threading.Thread(target=_patient, args=(call, watcher, stop, every), name="view", daemon=True)
@@ -145,7 +145,7 @@ def until_stopped() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _live(console: Console, err: Console, watcher: Watcher, stop: threading.Event, every: float) -> None:
+def _live(console: Console, err: Console, watcher: ProgressPoller, stop: threading.Event, every: float) -> None:
     """Draw in place. What is logged to a terminal meanwhile scrolls by above; what goes elsewhere is left alone."""
     with Live(
         console=console,
@@ -163,7 +163,7 @@ def _live(console: Console, err: Console, watcher: Watcher, stop: threading.Even
     watcher.close()
 
 
-def _patient(call: Call, watcher: Watcher, stop: threading.Event, every: float) -> None:
+def _patient(call: Call, watcher: ProgressPoller, stop: threading.Event, every: float) -> None:
     """`follow` for a view beside a role that starts only now: what isn't there yet will come. Where nobody reads what
     is printed any more, the view ends and the role goes on."""
     while not stop.is_set():
@@ -178,7 +178,7 @@ def _patient(call: Call, watcher: Watcher, stop: threading.Event, every: float) 
 
 
 def _stream(
-    watcher: Watcher, stop: threading.Event, every: float, say: Callable[[CampaignProgress, View], None]
+    watcher: ProgressPoller, stop: threading.Event, every: float, say: Callable[[CampaignProgress, View], None]
 ) -> None:
     """Say each campaign once, then whenever its numbers change (its age alone is no change)."""
     said: dict[int, CampaignProgress] = {}

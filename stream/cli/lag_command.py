@@ -11,7 +11,7 @@ from rich.text import Text
 
 from stream.cli import words
 from stream.cli.call import Call, command
-from stream.cli.watch import until_stopped
+from stream.cli.progress_watch import until_stopped
 from stream.metrics.lag import LagReading
 
 app = typer.Typer()

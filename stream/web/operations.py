@@ -40,7 +40,7 @@ def status(request: Request, shared: Shared) -> Response:
 
 
 def _plain(value: Any) -> Any:
-    """Times as text, whatever holds them."""
+    """``value`` with every time in it as text."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
