@@ -20,7 +20,8 @@ from typing import Any
 import psycopg
 
 from connectors.postgres.connect import connect
-from connectors.postgres.store.partitions import Store, timestamp
+from connectors.postgres.store.partitions import Store
+from connectors.postgres.store.times import timestamp
 from stream.core.batch import Batcher
 from stream.core.committed import CommittedFlush, FlushListener, of_flush, of_progress
 from stream.core.entries import Transaction

@@ -33,7 +33,8 @@ from connectors.kafka.codec import Decoder
 from connectors.kafka.live_keys import living_campaigns
 from connectors.kafka.topics import RECORD_LIMIT, Names
 from connectors.postgres.connect import connect
-from connectors.postgres.store.partitions import Store, timestamp
+from connectors.postgres.store.partitions import Store
+from connectors.postgres.store.times import timestamp
 from stream.core.committed import CommittedFlush, of_flush, of_progress
 from stream.core.errors import SentstreamError, UnreachableError
 from stream.core.flushing import Flush, FlushResult

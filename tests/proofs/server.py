@@ -224,7 +224,7 @@ class Server:
     # ---- the flush ----------------------------------------------------------------------------------------------
 
     def flush(self, flush: Flush) -> FlushResult:  # noqa: C901 - one transaction, in its order
-        """As ``connectors/postgres/store/partitions.py`` does it."""
+        """As ``connectors/postgres/store/flush.py`` does it."""
         mark = self.watermarks.get(flush.partition)
         if mark is None or (mark.epoch, mark.position) != (flush.epoch, flush.expected):
             raise FencedError("swap")

@@ -20,19 +20,19 @@ RUNTIME = (
     ),
     Mutant(
         "the watermark moves by compare-and-swap",
-        "_CAS",
+        "flush_statements.CAS",
         sql("AND lsn = %s::pg_lsn AND seq = %s::bigint", "AND (true OR lsn = %s::pg_lsn AND seq = %s::bigint)"),
         "tests/postgres/test_faults.py::test_a_stopped_run_is_replaced_and_its_late_writes_are_refused",
     ),
     Mutant(
         "a counter is written only from the floor on",
-        "_DUE",
+        "flush_statements.DUE",
         sql("WHERE p.floor_lsn IS NULL OR p.floor_lsn <= %(lsn)s", "WHERE true OR p.floor_lsn <= %(lsn)s"),
         "tests/postgres/test_recount_raising.py::test_a_stream_that_catches_up_never_shows_an_older_number",
     ),
     Mutant(
         "a locked campaign is skipped and stays due",
-        "_DUE",
+        "flush_statements.DUE",
         sql("FOR NO KEY UPDATE OF c SKIP LOCKED", "FOR NO KEY UPDATE OF c"),
         "tests/postgres/test_limits.py::test_a_locked_campaign_holds_up_no_other",
     ),
