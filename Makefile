@@ -13,7 +13,7 @@ JOBS ?= auto
 export KAFKA PYTHON
 bin := .venv/bin
 python := $(bin)/python
-pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
+pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 everywhere := not (browser or alerts or manifests or slow)
 
 .DEFAULT_GOAL := help

@@ -1,11 +1,18 @@
-"""Fixtures for all tests. The parts: `fix_postgres`, `fix_kafka`, `fix_proxy`; `waiting.eventually` beside them."""
+"""Fixtures for all tests. The parts: `fix_postgres`, `fix_kafka`, `fix_servers`, `fix_proxy`; `waiting.eventually`."""
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.fix_postgres", "tests.fix_kafka", "tests.fix_proxy")
+pytest_plugins = ("tests.fix_servers", "tests.fix_postgres", "tests.fix_kafka", "tests.fix_proxy")
 
 # a machine that is busy with other things makes no test fail: pytest's time limit is the only one
 settings.register_profile("sentstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sentstream")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: most tests wait most of the time, for a server or for another process."""
+    return 2 * (os.cpu_count() or 1)

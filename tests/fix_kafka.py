@@ -1,7 +1,8 @@
 """Kafka for tests: a broker that is really there, and topic names of its own for every test.
 
 Where it comes from, first match: ``SENTSTREAM_TEST_KAFKA`` (bootstrap servers), a Docker engine that answers
-(testcontainers), else a private broker that we start, one an xdist worker. None to be had is a failure, never a skip.
+(testcontainers), else a private broker that we start. All tests of a run share it (`fix_servers`). None to be had is a
+failure, never a skip.
 
 ================  =================================================================================================
 `kafka`           a `Kafka` that tests share: do not stop it
@@ -18,7 +19,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from kafka.errors import KafkaError
 from stream.demo.child_process import free_port
 from stream.demo.private_kafka import KAFKA_VERSION, QUICK_START, PrivateKafka
 from tests.fix_postgres import docker_answers
+from tests.fix_servers import address, shared_server
 
 ADDRESS = os.environ.get("SENTSTREAM_TEST_KAFKA", "")
 
@@ -46,16 +48,16 @@ class Kafka:
         return {"bootstrap_servers": self.bootstrap.split(",")}
 
 
+@shared_server("kafka")
+def _start(closing: ExitStack) -> str:
+    if docker_answers():
+        return closing.enter_context(_container()).bootstrap
+    return closing.enter_context(PrivateKafka(jvm=QUICK_START)).bootstrap
+
+
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[Kafka]:
-    if ADDRESS:
-        yield Kafka(ADDRESS)
-    elif docker_answers():
-        with _container() as found:
-            yield found
-    else:
-        with PrivateKafka(jvm=QUICK_START) as server:
-            yield Kafka(server.bootstrap)
+def kafka(pytestconfig: pytest.Config) -> Kafka:
+    return Kafka(ADDRESS or address(pytestconfig, "kafka"))
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def default_installation() -> Installation:
 class PrivateServer:
     """One server on 127.0.0.1 and a Unix socket, superuser ``postgres`` without a password.
 
-    ``directory``: where data, socket and log live, kept across runs; None: a scratch directory, deleted by `stop`.
+    ``directory``: where data, socket and log live, kept across runs; None: a scratch directory, deleted by `stop`, and
+    made in ``scratch_in`` if that is given.
     ``port``: None lets the system choose, once. ``settings``: more of postgresql.conf. ``fsync``: as in production.
     """
 
@@ -100,6 +101,7 @@ class PrivateServer:
         installation: Installation | None = None,
         *,
         directory: Path | None = None,
+        scratch_in: Path | None = None,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         fsync: bool = False,
@@ -109,7 +111,7 @@ class PrivateServer:
         self._settings = {**SETTINGS, **({} if fsync else _NO_SYNC), **(settings or {})}
         self._user = unprivileged_user()
         self._scratch = directory is None
-        self.directory = _scratch_directory(self._user) if directory is None else directory
+        self.directory = _scratch_directory(self._user, scratch_in) if directory is None else directory
         self.port = port or 0
         self._child: child_process.Child | None = None
 
@@ -331,9 +333,10 @@ def _wheel_folder() -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
-def _scratch_directory(user: str | None) -> Path:
+def _scratch_directory(user: str | None, parent: Path | None) -> Path:
     """A new directory with a short path (a socket's may not pass 103 bytes) that ``user`` can reach."""
-    for parent in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"))):  # noqa: S108 - mkdtemp below it
+    parents = [parent] if parent else dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp")))  # noqa: S108 - mkdtemp
+    for parent in parents:
         if parent.is_dir() and len(str(parent)) < 60 and (user is None or _open_to_all(parent)):
             path = Path(tempfile.mkdtemp(prefix="sentstream-pg-", dir=parent))
             if user is not None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(240)
 
 _STARTS_ONE_AND_DIES = """
 import os, signal
-from connectors.kafka.broker import PrivateKafka, QUICK_START
+from stream.demo.private_kafka import PrivateKafka, QUICK_START
 kafka = PrivateKafka(jvm=QUICK_START)
 kafka._make_nodes()
 kafka.nodes[0].start()

@@ -255,7 +255,7 @@ def test_a_fault_of_ours_does_not_end_it(
         return real(*words)
 
     real = reports.oldest_open
-    monkeypatch.setattr("connectors.postgres.store.partitions.reports.oldest_open", fails_once)
+    monkeypatch.setattr("connectors.postgres.store.reports.oldest_open", fails_once)
     with running(db):
         newest(conn, "start")
     assert "the reconciler tries again: by a test" in caplog.text

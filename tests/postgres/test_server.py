@@ -18,7 +18,7 @@ from tests.waiting import eventually
 
 _STARTS_ONE_AND_DIES = """
 import os, signal
-from connectors.postgres.server import PrivateServer
+from stream.demo.private_postgres import PrivateServer
 server = PrivateServer()
 server.start()
 print(server.pid, server.directory, flush=True)
