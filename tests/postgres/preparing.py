@@ -35,7 +35,12 @@ def to_version_1(db: Database) -> None:
     """Take off what the schema has had since its second version."""
     db.execute(
         "DROP VIEW sentstream.campaign_progress, sentstream.discrepancies; DROP FUNCTION sentstream.live_counts,"
-        " sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1"
+        " sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1;"
+        " ALTER TABLE sentstream.recounts DROP CONSTRAINT recounts_counts, DROP CONSTRAINT recounts_rebase,"
+        " DROP CONSTRAINT recounts_snapshot, DROP CONSTRAINT recounts_policy, DROP CONSTRAINT recounts_numbers;"
+        " ALTER TABLE sentstream.progress ALTER campaign_id TYPE integer;"
+        " ALTER TABLE sentstream.verdicts ALTER campaign_id TYPE integer;"
+        " ALTER TABLE sentstream.history ALTER campaign_id TYPE integer"
     )
 
 
