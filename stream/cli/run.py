@@ -48,7 +48,7 @@ def run(
     from stream.embedded import run
 
     if once:
-        return run.run(settings, once=True, tell=_telling(call))
+        return run.run(settings, once=True, on_report=_telling(call))
     from stream.metrics.poller import DatabasePoller
     from stream.web import server
 

@@ -16,8 +16,8 @@ CUT: Final = 0.05
 BEHIND_FLUSH: Final = 1.0
 #: bytes of WAL unread beyond which the reader is far behind
 FAR_BEHIND: Final = 16 << 20
-#: seconds that a session lives to count as a success, whatever ends it
-LIVED: Final = 30.0
+#: seconds that an open session lives to count as a success, however it ends: the pause after it is the first again
+LIVED: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class FlushPace:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Growing pauses between attempts: ``first``, doubled up to ``most``; a success starts anew, and what had lived for
-    `LIVED` seconds before it failed was one."""
+    """Growing pauses between attempts: ``first``, doubled up to ``most``, and after a success ``first`` again. A
+    session that lived for `LIVED` seconds before it failed was a success."""
 
     first: float = 0.2
     most: float = 15.0
@@ -84,9 +84,9 @@ class Backoff:
         """Seconds before the next attempt; 0 after a success."""
         return 0.0 if not self.failures else min(self.most, self.first * 2.0 ** min(self.failures - 1, 16))
 
-    def failed(self, after: float = 0.0) -> Backoff:
-        """``after``: seconds that the attempt lived."""
-        return replace(self, failures=1 if after > LIVED else self.failures + 1)
+    def failed(self, lived: float = 0.0) -> Backoff:
+        """``lived``: seconds for which the session was open; 0 where it never was."""
+        return replace(self, failures=1 if lived > LIVED else self.failures + 1)
 
     def succeeded(self) -> Backoff:
         return replace(self, failures=0)

@@ -86,8 +86,9 @@ class Session:
         self._work = threading.Event()  # the flush thread has a reason to look
         self._ended = threading.Event()
         self._failure: BaseException | None = None
-        #: when the server's WAL ended at the opening; None before
-        self.opened_at: int | None = None
+        #: when it took the slot, monotonic seconds, and where the server's WAL ended then; None before
+        self.opened_at: float | None = None
+        self.backlog_end: int | None = None
         #: the position last written
         self.written = Position(0)
         #: false while, or if it ended while, a backlog was read by SQL
@@ -135,7 +136,8 @@ class Session:
                 lsn_text(opened.begin),
                 lsn_text(loaded.position.lsn),
             )
-        self.opened_at = opened.server.wal_end
+        self.backlog_end = opened.server.wal_end
+        self.opened_at = time.monotonic()
         self._state.sessions += 1
         self._state.connected = True
         self._tell_all(loaded.as_of)
@@ -225,7 +227,7 @@ class Session:
     def _arrived(self) -> bool:
         """Whether all that there was at the opening is read, and not written yet. That is as good as a change: whoever
         looks at a fresh start, and `run --once`, waits for it."""
-        return self.written.lsn < (self.opened_at or 0) <= self._partition.position.lsn
+        return self.written.lsn < (self.backlog_end or 0) <= self._partition.position.lsn
 
     def _waiting(self) -> Waiting:
         partition = self._partition

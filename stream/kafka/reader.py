@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import psycopg
-
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, ensure, require
@@ -27,8 +25,8 @@ from connectors.postgres.connect import connect
 from connectors.postgres.store.partitions import Store
 from stream.config.settings import Settings
 from stream.core.batch import Batcher
-from stream.core.errors import FencedError, UnreachableError
-from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK, Backoff
+from stream.core.errors import FencedError
+from stream.core.pace import BEHIND_FLUSH, CUT, FAR_BEHIND, TICK
 from stream.core.partitioner import partition_of
 from stream.core.position import Position, lsn_text
 from stream.kafka.role_metrics import reader_families, reader_health
@@ -36,6 +34,7 @@ from stream.kafka.state import ReaderState
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.pipeline.epochs import EnteredEpoch, enter_epoch
+from stream.pipeline.sessions import run_sessions
 from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
 from stream.service import failpoints, gc_tuning
 from stream.service.failpoints import failpoint
@@ -77,6 +76,7 @@ class ReaderSession:
         self._progress = progress
         self._reader = WalReader(options.wal)
         self.state = state if state is not None else ReaderState()
+        self.opened_at: float | None = None
 
     def run(self) -> None:
         options, state = self._options, self.state
@@ -98,7 +98,7 @@ class ReaderSession:
             ) as publisher:
                 state.sessions += 1
                 state.epoch, state.confirmed = entered.epoch, opened.begin
-                state.began_at = state.moved_at = time.monotonic()
+                state.began_at = state.moved_at = self.opened_at = time.monotonic()
                 log.info(
                     "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
                     lsn_text(opened.begin),
@@ -192,36 +192,30 @@ class Reader:
         self._settings = settings
         self.stop = threading.Event()
         self.state = ReaderState()
+        self._required = False
         #: when the loop last went round, monotonic seconds
         self.round_at = time.monotonic()
 
     def run(self) -> None:
-        """Raises what can't be cured by trying again; at the first attempt also what can't be reached."""
-        backoff = Backoff(first=0.2, most=self._settings().reconnect_max)
-        tried = False
-        while not self.stop.is_set():
-            settings = self._settings()
-            began = time.monotonic()
-            try:
-                if not tried:
-                    require(ensure(settings, create_missing=False))
-                options = options_of(settings)
-                if not self.state.caught_up:  # reading by SQL failed: the walsender does it as well
-                    options = replace(options, wal=replace(options.wal, catchup=0))
-                self.state.caught_up = True
-                ReaderSession(options, self.stop, self.state, self._went_round).run()
-                continue
-            except (FencedError, PublishError) as error:
-                log.warning("%s", error)
-            except (UnreachableError, psycopg.Error, OSError) as error:
-                if not tried and not self.state.sessions:
-                    raise
-                log.warning("%s", " ".join(str(error).split()) or type(error).__name__)
-            tried = True
-            backoff = backoff.failed(time.monotonic() - began)
-            log.info("connecting again in %.1f s", backoff.pause)
-            self._went_round()
-            self.stop.wait(backoff.pause)
+        """Raises what another attempt can't cure; at the first attempt also a server that can't be reached."""
+        run_sessions(
+            self._session,
+            self.stop,
+            longest_pause=lambda: self._settings().reconnect_max,
+            on_pause=self._went_round,
+            retried=(FencedError, PublishError),
+        )
+
+    def _session(self) -> ReaderSession:
+        settings = self._settings()
+        if not self._required:
+            require(ensure(settings, create_missing=False))
+            self._required = True
+        options = options_of(settings)
+        if not self.state.caught_up:  # reading by SQL failed: the walsender does it as well
+            options = replace(options, wal=replace(options.wal, catchup=0))
+        self.state.caught_up = True
+        return ReaderSession(options, self.stop, self.state, self._went_round)
 
     def _went_round(self) -> None:
         self.round_at = time.monotonic()

@@ -41,6 +41,9 @@ class EmbeddedState:
     confirmed: int = 0
     round_at: float = field(default_factory=time.monotonic)
 
+    def went_round(self) -> None:
+        self.round_at = time.monotonic()
+
 
 @dataclass(slots=True)
 class ReconcilerState:

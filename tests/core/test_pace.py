@@ -73,7 +73,12 @@ def test_pauses_grow_to_their_most_and_a_success_begins_anew() -> None:
         pauses.append(backoff.pause)
     assert pauses == [0.2, 0.4, 0.8, 1.0, 1.0]
     assert backoff.succeeded() == Backoff(0.2, 1.0)
-    assert backoff.failed(after=29).failures == backoff.failures + 1
-    assert backoff.failed(after=31).pause == 0.2  # it had lived, so the next pause is the first again
+    assert backoff.failed(lived=0.5).failures == backoff.failures + 1
     assert Backoff().pause == 0
     assert Backoff(failures=10_000).pause == 15.0
+
+
+def test_a_session_that_lived_for_seconds_after_a_long_trouble_does_not_lengthen_the_pause() -> None:
+    trouble = Backoff(0.2, 30.0, failures=8)
+    assert trouble.failed().pause > trouble.pause
+    assert trouble.failed(lived=4).pause == 0.2
