@@ -308,7 +308,7 @@ class Told(Notifier):
         super().__init__(lambda: "http://127.0.0.1:1/")
         self.news: list[tuple[str, Any]] = []
 
-    def tell(self, event: str, words: Any) -> None:
+    def notify(self, event: str, words: Any) -> None:
         self.news.append((event, words))
 
 
