@@ -32,6 +32,11 @@ class UnreachableError(SentstreamError):
     code = 3
 
 
+class OtherHistoryError(UnreachableError):
+    """The database's watermarks are of another history than its WAL (a restore, a fail-over): nothing may be applied
+    until a reader has begun a new epoch there. Trying again later is the cure."""
+
+
 class PreconditionError(SentstreamError):
     """The database is not as ``setup`` leaves it: counting on would count wrongly, so it stops loudly."""
 

@@ -35,6 +35,15 @@ def test_a_new_epoch_begins_where_the_server_is_another(server: Server, match: s
     assert match in (reason_for_new_epoch(MARKS, server, 3, 1) or "")
 
 
+def test_a_timeline_that_forked_behind_all_that_is_known_continues_its_history() -> None:
+    promoted = replace(SERVER, timeline=3, forks={1: 1002, 2: 4000})
+    assert reason_for_new_epoch(MARKS, promoted, 3, 1) is None
+    assert reason_for_new_epoch(MARKS, promoted, 3, 1, (KafkaEnd(7, Position(1002)),)) is None
+    assert "timeline" in (reason_for_new_epoch(MARKS, promoted, 3, 1, (KafkaEnd(7, Position(1003)),)) or "")
+    before = replace(promoted, forks={1: 1001, 2: 4000})
+    assert "timeline" in (reason_for_new_epoch(MARKS, before, 3, 1) or "")
+
+
 def test_a_new_epoch_begins_where_kafka_lies_beyond_the_servers_wal() -> None:
     reason = reason_for_new_epoch(MARKS, SERVER, 3, 1, (KafkaEnd(7, Position(5001)),))
     assert reason == "position 0/1389 lies beyond the server's WAL, which ends at 0/1388"

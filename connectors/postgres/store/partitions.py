@@ -14,8 +14,8 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.store.flush import FlushWriter
 from connectors.postgres.store.times import microseconds
-from stream.core.epoch import Server, Watermark
-from stream.core.errors import FencedError
+from stream.core.epoch import Server, Watermark, other_history
+from stream.core.errors import FencedError, OtherHistoryError
 from stream.core.flushing import Flush, FlushResult, ProgressRow
 from stream.core.partition import Loaded, MailerCampaign
 from stream.core.position import Position, lsn_text, parse_lsn
@@ -25,6 +25,12 @@ Connection = psycopg.Connection[Any]
 _WATERMARKS: Final = """
 SELECT partition, epoch, lsn::text AS lsn, seq, based, system_identifier, timeline, fold_version, next_offset, as_of
 FROM sentstream.watermarks ORDER BY partition"""
+
+# The timeline is that of the WAL being written: pg_control_checkpoint() still has the old one right after a promotion.
+_SERVER: Final = """
+SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline,
+       pg_current_wal_insert_lsn()::text AS wal_end"""
 
 _PROGRESS: Final = """
 SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed, sent,
@@ -69,12 +75,16 @@ class Store:
             return [_watermark(row) for row in cursor.execute(_WATERMARKS)]
 
     def load(self, connection: Connection, partition: int, partition_of: Callable[[int], int]) -> Loaded:
-        """A partition as it stands, in one snapshot. LookupError where it has no watermark."""
+        """A partition as it stands, in one snapshot. LookupError where it has no watermark.
+
+        :exc:`OtherHistoryError` where its watermark is of another history than the server's WAL.
+        """
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             watermark = next((w for w in self.watermarks(connection) if w.partition == partition), None)
             if watermark is None:
                 raise LookupError(f"partition {partition} has no watermark")
+            _check_history(cursor, watermark)
             rows = tuple(_progress_row(row) for row in cursor.execute(_PROGRESS, (partition,)))
             campaigns = {
                 number: MailerCampaign(**row)
@@ -128,6 +138,18 @@ class Store:
     def flush(self, connection: Connection, flush: Flush) -> FlushResult:
         """Write ``flush``; see :meth:`FlushWriter.write`."""
         return self._writer.write(connection, flush)
+
+
+def _check_history(cursor: psycopg.Cursor[dict[str, Any]], watermark: Watermark) -> None:
+    row = cursor.execute(_SERVER).fetchone()
+    assert row is not None
+    server = Server(row["system_identifier"], row["timeline"], parse_lsn(row["wal_end"]))
+    reason = other_history(watermark, server)
+    if reason is not None:
+        raise OtherHistoryError(
+            f"partition {watermark.partition} of epoch {watermark.epoch} is not loaded: {reason}.",
+            "It is loaded as soon as a reader has begun a new epoch in this database.",
+        )
 
 
 def _watermark(row: Mapping[str, Any]) -> Watermark:
