@@ -29,7 +29,7 @@ _RECORDS: Final = 1000
 _LOOK: Final = 0.2
 
 
-def living_campaigns(
+def live_campaigns(
     cluster: Cluster,
     topic: str,
     number: int,

@@ -1,23 +1,25 @@
-"""One partition in the hands of a worker: its counts, and the records that are applied but not yet written.
+"""The partitions that a worker holds: their counts, and the records that are applied and not yet written.
 
-No Kafka and no clock in here: a record comes as (offset, bytes, token), and what to do with it comes back as a value.
-The rules of DESIGN 3 and FAUST.md:
+Pure: no Kafka, no clock. A record comes in as (offset, bytes, token), the time as an argument, and the decision goes
+out as a value. The rules:
 
-    a record below the next expected offset was applied already: let go of it (unless it says what nobody knows yet:
-    the topic was made anew)
-    one that begins beyond the position, at an offset beyond the expected one: records were skipped on the way here,
-    and not in the log; **a gap is read again first**. Only a gap at the very next offset is real
-    one that is no batch: reported, passed over, and the partition is counted anew
-    what is applied stays pending until the flush that contains it has committed, and is applied again after a reload
+- A record below the next expected offset was applied before, and is dropped; unless it continues beyond everything that
+  was applied, which means that the topic was made anew.
+- A record that begins beyond the position, at an offset beyond the expected one, was delivered after others were
+  skipped on the way: those are **read again before a gap is believed**. A gap at the very next offset is real.
+- A record that can't be decoded is reported and passed over, and its partition is counted anew.
+- A record stays pending until the flush that contains it has committed, and is applied again after a reload.
+
+See docs/design/batches.md and docs/design/faust.md.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from connectors.kafka.codec import Decoder, end_of
 from stream.core.errors import PoisonError
@@ -27,6 +29,11 @@ from stream.core.partition import Loaded, Outcome, Partition, Policy
 from stream.core.position import Position
 from stream.core.verdict import GAP, NEW_EPOCH
 
+#: seconds between two seeks of a partition
+SEEK_EVERY: Final = 2.0
+#: records written already that are read and dropped; with more of them a seek passes over them
+_READ_THROUGH: Final = 2000
+
 
 class RecordOutcome(Enum):
     """What became of a record."""
@@ -34,7 +41,7 @@ class RecordOutcome(Enum):
     APPLIED = "applied"
     #: applied before, and written: acknowledge it
     SEEN = "seen"
-    #: applied before, and still to be written: drop it
+    #: applied before, and not written yet: drop it
     TWICE = "twice"
     #: records before it were skipped on the way: seek to ``next_offset``, and drop this one
     SKIPPED = "skipped"
@@ -42,7 +49,7 @@ class RecordOutcome(Enum):
     RELOAD = "reload"
     #: applied, but something before it is lost
     GAP = "gap"
-    #: no batch: passed over
+    #: not a batch: passed over
     POISON = "poison"
 
 
@@ -76,6 +83,7 @@ class AssignedPartition:
         self._based_written = False
         self._durable_offset: int | None = None
         self._flushed_at = float("-inf")
+        self._sought_at = float("-inf")
 
     @property
     def partition(self) -> Partition:
@@ -89,8 +97,8 @@ class AssignedPartition:
     # ---- loading ------------------------------------------------------------------------------------------------
 
     def load(self, loaded: Loaded) -> list[Record]:
-        """Become what PostgreSQL holds, and apply what is pending again. Returns what need not be kept any more:
-        pending records that PostgreSQL has already, which may be acknowledged."""
+        """Become what PostgreSQL holds, and apply again what is pending. Returns the pending records that PostgreSQL
+        has already, which may be acknowledged."""
         partition = self._partition
         new_epoch = self.loaded and loaded.epoch != partition.epoch
         partition.load(loaded, NEW_EPOCH if new_epoch and not loaded.based else None)
@@ -112,11 +120,11 @@ class AssignedPartition:
     # ---- applying -----------------------------------------------------------------------------------------------
 
     def take(self, record: Record, *, first_kept: int | None = None) -> RecordOutcome:
-        """Apply a record, or say why not. ``first_kept``: the oldest offset that the log still has, where the caller
-        has looked: what was expected before it is gone, and no seek brings it back."""
+        """Apply a record, or say why not. ``first_kept``: the oldest offset that the topic still has, where the caller
+        looked it up: records before it are gone, and no seek brings them back."""
         if self.next_offset is not None and record.offset < self.next_offset:
-            if self._is_news(record):
-                self.next_offset = None  # offsets mean nothing any more; positions still do
+            if self._continues(record):
+                self.next_offset = None  # offsets begin anew; positions go on
                 return self._apply(record)
             durable = self._durable_offset
             return RecordOutcome.SEEN if durable is not None and record.offset < durable else RecordOutcome.TWICE
@@ -125,9 +133,9 @@ class AssignedPartition:
             skipped = False
         return self._apply(record, skipped)
 
-    def _is_news(self, record: Record) -> bool:
-        """Whether a record at an offset that was applied already goes on beyond all that was: then the topic was made
-        anew, and what was lost with the old one is a gap."""
+    def _continues(self, record: Record) -> bool:
+        """Whether a record at an offset that was applied already ends beyond everything that was: then the topic was
+        made anew, and what was lost with the old one is a gap."""
         last = end_of(record.value)
         partition = self._partition
         return last is not None and (last.epoch, last.end) > (partition.epoch, partition.position)
@@ -161,10 +169,28 @@ class AssignedPartition:
         self.size += len(record.value)
         self.next_offset = record.offset + 1
 
+    def seek_back(self, now: float) -> int | None:
+        """After SKIPPED: the offset to read again from; None where the last seek was a moment ago."""
+        return self.next_offset if self._may_seek(now) else None
+
+    def seek_forward(self, record: Record, now: float) -> int | None:
+        """After SEEN: the offset at which to go on, where the group's offset was moved far back; None: read on."""
+        expected = self.next_offset
+        if expected is None or expected - record.offset < _READ_THROUGH:
+            return None
+        return expected if self._may_seek(now) else None
+
+    def _may_seek(self, now: float) -> bool:
+        if now - self._sought_at < SEEK_EVERY:
+            return False
+        self._sought_at = now
+        return True
+
     # ---- flushing -----------------------------------------------------------------------------------------------
 
     def waiting(self, behind: int = 0) -> Waiting:
-        """What waits to be written. A base that was lost is as urgent as a change: a recount is due only then."""
+        """What waits to be written. A lost baseline is as urgent as a change: only once it is written is a recount
+        due."""
         partition = self._partition
         return Waiting(
             partition.dirty or partition.based != self._based_written,
@@ -174,21 +200,21 @@ class AssignedPartition:
         )
 
     def due(self, now: float, *, tick: bool = False) -> bool:
-        """Whether a flush that happens now should take this partition along: for changes always, for a watermark
-        alone once in a tick, or where ``tick`` says so."""
+        """Whether a flush at ``now`` includes this partition: for changes always, for a watermark alone once a tick,
+        or where ``tick`` is set."""
         waiting = self.waiting()
         if waiting.dirty or (waiting.due_at is not None and waiting.due_at <= now):
             return True
         return waiting.moved and (tick or now - self._flushed_at >= TICK)
 
     def flush(self, now: float) -> Flush:
-        """All that is to be written now."""
+        """Everything that is to be written now."""
         self._flushed_at = now
         self._taken = len(self._pending)
         return self._partition.take(now, self.next_offset)
 
     def flushed(self, flush: Flush, result: FlushResult, now: float) -> Iterator[Record]:
-        """The flush has committed; the records that it contains, in order, to be acknowledged."""
+        """The flush has committed: the records that it contains, in order, to be acknowledged."""
         self._partition.flushed(flush, result, now)
         self.written, self._based_written = flush.position, flush.based
         self._durable_offset = flush.next_offset
@@ -197,3 +223,57 @@ class AssignedPartition:
             self.size -= len(record.value)
             yield record
         self._taken = 0
+
+
+class Assignment:
+    """All partitions of one worker, by number."""
+
+    def __init__(self, topic: str, policy: Policy = "keep", write_back: bool = True) -> None:
+        self._topic = topic
+        self._policy = policy
+        self._write_back = write_back
+        self._decoder = Decoder()
+        self._held: dict[int, AssignedPartition] = {}
+
+    def __iter__(self) -> Iterator[AssignedPartition]:
+        return iter(list(self._held.values()))
+
+    def get(self, number: int) -> AssignedPartition | None:
+        """The partition while it is ours."""
+        return self._held.get(number)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(sorted(self._held))
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of records that are applied and not yet written."""
+        return sum(held.size for held in self._held.values())
+
+    def assign(self, numbers: Iterable[int]) -> tuple[list[AssignedPartition], list[int]]:
+        """The worker holds exactly these partitions from now on: each in a new state, to be loaded; and which it lost
+        by that."""
+        wanted = set(numbers)
+        lost = self.revoke(self._held)
+        for number in sorted(wanted):
+            self._held[number] = AssignedPartition(number, self._topic, self._decoder, self._policy, self._write_back)
+        return list(self._held.values()), [number for number in lost if number not in wanted]
+
+    def revoke(self, numbers: Iterable[int]) -> list[int]:
+        """Give these partitions up; which of them were held."""
+        gone = [number for number in list(numbers) if number in self._held]
+        for number in gone:
+            self._held.pop(number).revoked = True
+        return gone
+
+    def waiting(self) -> Waiting:
+        """What waits to be written, in all partitions that are loaded."""
+        waits = [held.waiting() for held in self._held.values() if held.loaded]
+        due = [wait.due_at for wait in waits if wait.due_at is not None]
+        return Waiting(any(w.dirty for w in waits), any(w.moved for w in waits), min(due, default=None))
+
+    def flush(self, now: float, *, last: bool = False) -> list[tuple[AssignedPartition, Flush]]:
+        """What one transaction at ``now`` writes; ``last``: including watermarks that moved within the tick."""
+        due = [held for held in self._held.values() if held.loaded and held.due(now, tick=last)]
+        return [(held, held.flush(now)) for held in due]

@@ -1,4 +1,4 @@
-"""Running the role `work`: signals, liveness, the place of a worker among those of its host."""
+"""Running the role `work`: signals, liveness, and the worker's name among those of its host."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from connectors.kafka.cluster import Cluster
 from connectors.kafka.group_lag import LagReader
 from connectors.kafka.topics import Names, ensure, require
 from stream.config.settings import Settings
+from stream.kafka.options import WorkerOptions
 from stream.kafka.role_metrics import worker_families, worker_health
 from stream.kafka.state import WorkerState
-from stream.kafka.worker import LEAVING, Worker, WorkerOptions
+from stream.kafka.worker import LEAVING, Worker
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.service import failpoints
@@ -35,26 +36,9 @@ log = logging.getLogger("sentstream.worker")
 STUCK: Final = 60.0
 
 
-def options_of(settings: Settings, interval: Callable[[], float], instance: str) -> WorkerOptions:
-    """What the settings say of a worker."""
-    return WorkerOptions(
-        settings.require_database(),
-        Cluster.of(settings),
-        Names(settings.kafka_topic_prefix),
-        settings.kafka_partitions,
-        settings.mailer_schema,
-        settings.removed,
-        settings.write_back,
-        instance,
-        room=settings.pending_limit,
-        reconnect_max=settings.reconnect_max,
-        interval=interval,
-    )
-
-
 class StallProbe:
-    """Whether a worker that does not move should: asked of the broker, not of the client that may be the one that
-    stalls."""
+    """Whether a worker that does not move has work: asked of the broker by a client of its own, as the worker's may be
+    what stalls."""
 
     def __init__(self, settings: Settings, state: WorkerState) -> None:
         names = Names(settings.kafka_topic_prefix)
@@ -62,7 +46,7 @@ class StallProbe:
         self._state = state
 
     def has_work(self) -> str | None:
-        """What there is to do; None where there is nothing, or where it is the database that is waited for."""
+        """What there is to do; None where there is nothing, or where the worker waits for the database."""
         if self._state.database_away_since is not None:
             return None
         if self._state.pending_bytes:
@@ -102,7 +86,7 @@ async def _run(
     def on_stop() -> None:
         stop.set()
         # with the broker down Faust has been seen to hang for half a minute on its way out
-        timer = threading.Timer(LEAVING * 3, _leave_at_once)
+        timer = threading.Timer(LEAVING * 3, _exit_now)
         timer.daemon = True
         timer.start()
 
@@ -111,7 +95,7 @@ async def _run(
     loop.add_signal_handler(signal.SIGHUP, now.reload)
     if parent:
         end_with(parent, lambda: (loop.call_soon_threadsafe(on_stop), None)[1])
-    worker = Worker(options_of(settings, lambda: now().flush_interval, instance))
+    worker = Worker(WorkerOptions.of(settings, lambda: now().flush_interval, instance))
     state = worker.state
     watchdog = Watchdog(
         lambda: state.moved_at,
@@ -122,9 +106,9 @@ async def _run(
     watchdog.start()
     page = Page(lambda: worker_families(state, stalls), worker.metrics.families)
     page.add_process()
-    beats = _Beats()
-    beating = asyncio.ensure_future(beats.run())
-    shown = endpoint.start(settings, page.text, lambda: worker_health(state, beats.at, STUCK))
+    heartbeat = _Heartbeat()
+    beating = asyncio.ensure_future(heartbeat.run())
+    shown = endpoint.start(settings, page.text, lambda: worker_health(state, heartbeat.at, STUCK))
     try:
         await worker.run(stop)
     finally:
@@ -134,8 +118,8 @@ async def _run(
             shown.close()
 
 
-class _Beats:
-    """Says that the event loop goes round; that records are worked off is the watchdog's to see."""
+class _Heartbeat:
+    """When the event loop last ran a task. Whether records are processed is the watchdog's question."""
 
     def __init__(self) -> None:
         self.at = time.monotonic()
@@ -146,16 +130,16 @@ class _Beats:
             await asyncio.sleep(1.0)
 
 
-def _leave_at_once() -> None:
-    log.warning("leaving at once: the broker does not answer; what is not committed comes again, which is harmless")
+def _exit_now() -> None:
+    log.warning("exiting now: the broker does not answer; what is not committed is delivered again, which is harmless")
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(0)
 
 
 class InstanceName:
-    """A worker's name as a static member of its group: KAFKA_INSTANCE, or the host's name and the lowest place among
-    the workers of this host that nobody holds. A place is held by a lock that ends with the process."""
+    """A worker's name as a static member of its group: KAFKA_INSTANCE, or the host's name and the lowest number that no
+    other worker of this host has. A number is held by a lock on a file, which ends with the process."""
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.kafka_instance
@@ -166,15 +150,15 @@ class InstanceName:
         if self.name:
             return self
         folder = Path(tempfile.gettempdir())
-        for place in itertools.count(1):
-            name = f"sentstream-work-{self._prefix}-{os.getuid()}-{place}.lock"
+        for number in itertools.count(1):
+            name = f"sentstream-work-{self._prefix}-{os.getuid()}-{number}.lock"
             lock = (folder / name).open("a")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 lock.close()
                 continue
-            self._lock, self.name = lock, f"{socket.gethostname()}-{place}"
+            self._lock, self.name = lock, f"{socket.gethostname()}-{number}"
             break
         return self
 

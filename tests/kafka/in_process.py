@@ -10,8 +10,8 @@ from typing import Any
 
 from connectors.kafka.topics import ensure
 from stream.config.settings import Settings
+from stream.kafka.options import WorkerOptions
 from stream.kafka.reader import Reader
-from stream.kafka.run_worker import options_of
 from stream.kafka.worker import Worker
 from tests.fix_postgres import Database
 from tests.kafka.shape import delete_topics
@@ -40,7 +40,7 @@ class WorkerThread:
             self._loop.close()
 
     async def _main(self) -> None:
-        self.worker = Worker(options_of(self._settings, lambda: self._settings.flush_interval, self._instance))
+        self.worker = Worker(WorkerOptions.of(self._settings, lambda: self._settings.flush_interval, self._instance))
         await self.worker.run(self._stop)
 
     def start(self) -> None:

@@ -19,7 +19,8 @@ from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
 from stream.demo.child_process import free_port
 from stream.kafka.assignment import AssignedPartition
-from stream.kafka.worker import Worker, WorkerOptions
+from stream.kafka.options import WorkerOptions
+from stream.kafka.worker import Worker
 from tests.kafka.shape import Shape
 from tests.postgres.running import add_campaign
 from tests.waiting import eventually
@@ -113,7 +114,7 @@ def test_a_topic_that_cannot_be_read_is_said_once_and_stops_nothing(caplog: pyte
     async def read_twice() -> BaseException | None:
         worker = Worker(WorkerOptions("postgresql://127.0.0.1:1/none", Cluster((f"127.0.0.1:{free_port()}",))))
         for _ in range(2):
-            await worker._read_topic(AssignedPartition(0, "any", Decoder()))
+            await worker._loader._read_topic(AssignedPartition(0, "any", Decoder()))
         return worker.failure
 
     assert asyncio.run(read_twice()) is None

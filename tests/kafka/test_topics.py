@@ -14,7 +14,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
 from connectors.kafka.group_lag import LagReader
-from connectors.kafka.live_keys import living_campaigns
+from connectors.kafka.live_keys import live_campaigns
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, brokers_of, check, ensure, plan, require, resolved
 from stream.config.settings import Settings
@@ -120,13 +120,13 @@ def test_a_broker_that_does_not_answer_is_said_in_one_line() -> None:
 def test_reading_the_topic_of_progress_ends_without_a_broker_without_patience_and_when_nobody_waits() -> None:
     nobody = Cluster((f"127.0.0.1:{free_port()}",))
     with pytest.raises(UnreachableError):
-        living_campaigns(nobody, "any.progress", 0, 1)
+        live_campaigns(nobody, "any.progress", 0, 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         cluster = Cluster((f"127.0.0.1:{silent.getsockname()[1]}",))
         for bounds in ({"patience": 0.3}, {"give_up": lambda: True}):
             began = time.monotonic()
             with pytest.raises(SentstreamError):
-                living_campaigns(cluster, "any.progress", 0, 1, **bounds)
+                live_campaigns(cluster, "any.progress", 0, 1, **bounds)
             assert time.monotonic() - began < 10
 
 
