@@ -1,7 +1,7 @@
-"""How to reach the brokers: one value from the settings, in the words of each of the two clients.
+"""How to reach the brokers: one value from the settings, as arguments for each of the two clients.
 
-kafka-python (reader, setup, lag) and aiokafka under Faust (worker) name the same things differently; both get one TLS
-context, made here, so that they trust the same authorities.
+kafka-python (reader, setup, lag) and aiokafka under Faust (worker) name the same things differently. Both get the same
+TLS context, so that they trust the same authorities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stream.core.errors import ConfigurationError, SentstreamError, UnreachableE
 
 
 class KafkaSettings(Protocol):
-    """What of the settings concerns Kafka."""
+    """The settings that concern Kafka."""
 
     @property
     def kafka_bootstrap_servers(self) -> Sequence[str]: ...
@@ -52,7 +52,7 @@ class KafkaSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Brokers (``host:port``) and how to be let in. The password is in no repr."""
+    """Brokers (``host:port``) and credentials. Passwords are in no repr."""
 
     servers: tuple[str, ...]
     protocol: str = "PLAINTEXT"
@@ -66,7 +66,7 @@ class Cluster:
 
     @classmethod
     def of(cls, settings: KafkaSettings) -> Cluster:
-        """The cluster that the settings name; they are checked where they are read."""
+        """The cluster that the settings name."""
         return cls(
             tuple(settings.kafka_bootstrap_servers),
             settings.kafka_security_protocol,
@@ -148,7 +148,7 @@ class Cluster:
         return arguments
 
     def admin(self, *, timeout: float = 10.0) -> KafkaAdminClient:
-        """An admin client; UnreachableError where no broker answers within ``timeout`` seconds or lets us in."""
+        """An admin client; UnreachableError where no broker answers within ``timeout`` seconds, or none accepts us."""
         try:
             return KafkaAdminClient(
                 client_id="sentstream",
@@ -160,7 +160,7 @@ class Cluster:
             raise self.refused(error) from error
 
     def refused(self, error: BaseException) -> SentstreamError:
-        """The error of ours that says what ``error`` of a client means for who runs us."""
+        """The `SentstreamError` for an ``error`` of a Kafka client."""
         brokers = ", ".join(self.servers)
         if isinstance(error, kafka.errors.SaslAuthenticationFailedError):
             return UnreachableError(
@@ -178,7 +178,7 @@ class Cluster:
         )
 
     def _keys(self) -> str:
-        """The settings that may keep us out; a client that is refused may only say that nobody answers."""
+        """The settings to check: to a client that is refused it may look as if no broker answered."""
         keys = ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SECURITY_PROTOCOL"]
         keys += ["KAFKA_SSL_CAFILE"] if self.tls else []
         keys += ["KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"] if self.sasl else []

@@ -1,11 +1,11 @@
-"""A batch as the bytes of a record of the changes topic, and back; and the values of the other two topics.
+"""Encodes and decodes the records of the changes topic, and encodes those of the other two topics.
 
-The JSON is for people with kcat as much as for us: see ``schemas/`` and ``docs/topics.md``. An entry is
-``[lsn, seq, n]``, where ``n`` points into ``changes``, the different things that happened in the batch. A mailer does
-the same few things thousands of times, so this is short, and it lets a worker check each *different* change with care
-and the thousands of entries with a few passes at the speed of C.
+The JSON is meant for people with kcat as well: see ``schemas/`` and ``docs/topics.md``. An entry is ``[lsn, seq, n]``,
+where ``n`` is an index into ``changes``, the distinct changes of the batch. A mailer makes the same few changes
+thousands of times, so records are short, and a worker checks each *distinct* change in detail and the thousands of
+entries in a few passes at the speed of C.
 
-What can't be a batch is a `PoisonError`: the worker says where, counts the partition anew, and goes on.
+A record that is not a batch raises `PoisonError`: the worker reports it, counts the partition anew, and goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stream.core.position import Position, lsn_text, parse_lsn
 from stream.core.status import MOVED, NEW, PLACE_BY_NAME, PLACES, REMOVED
 from stream.core.verdict import Verdict
 
-#: version of the changes' schema; a reader of another one makes records that we refuse
+#: version of the changes' schema; records of another version are refused
 VERSION: Final = 1
 
 _POSITION = re.compile(r"([0-9A-F]{16})\.([0-9A-F]{8,16})\Z")
@@ -35,8 +35,7 @@ _INT32: Final = 1 << 31
 _REMEMBERED: Final = 200_000
 
 
-# ---- writing
-# --------------------------------------------------------------------------------------------------------
+# ---- encoding batches -----------------------------------------------------------------------------------------------
 
 
 def encode(batch: Batch) -> bytes:
@@ -96,7 +95,7 @@ def _rare(entry: Entry) -> dict[str, Any]:
             "rebase": entry.rebase,
             "reason": entry.reason,
         }
-    raise TypeError(f"{type(entry).__name__} is no entry of a batch")
+    raise TypeError(f"{type(entry).__name__} can't be an entry of a batch")
 
 
 def time_of(microseconds: int) -> str:
@@ -104,18 +103,17 @@ def time_of(microseconds: int) -> str:
     return (_1970 + timedelta(microseconds=microseconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-# ---- reading
-# --------------------------------------------------------------------------------------------------------
+# ---- decoding batches -----------------------------------------------------------------------------------------------
 
 
 class Decoder:
-    """Bytes into batches. Remembers moves, so that one object serves all records that make the same move."""
+    """Decodes batches. Keeps decoded moves, so that equal moves of all records share one object."""
 
     def __init__(self) -> None:
         self._moves: dict[tuple[Any, ...], Move] = {}
 
     def decode(self, data: bytes | None, topic: str, partition: int, offset: int) -> Batch:
-        """The batch of a record; `PoisonError` where it is none, with topic, partition and offset."""
+        """The batch of a record; `PoisonError`, with topic, partition and offset, where it is not one."""
         try:
             return self._batch(orjson.loads(data or b""), partition)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
@@ -204,7 +202,7 @@ def _position(text: str) -> Position:
 
 
 def microseconds_of(text: str) -> int:
-    """RFC 3339 in UTC as microseconds since 1970; ValueError where it is none."""
+    """RFC 3339 in UTC as microseconds since 1970; ValueError where it can't be read."""
     _need(text.endswith("Z"), f"time {text!r}")
     return (datetime.fromisoformat(text[:-1] + "+00:00") - _1970) // timedelta(microseconds=1)
 
@@ -259,7 +257,7 @@ _READ: Final[dict[str, Callable[[Mapping[str, Any]], Entry]]] = {
 
 
 def end_of(data: bytes | None) -> KafkaEnd | None:
-    """Epoch and end of a record, looked at alone; None where it is no batch of ours."""
+    """Epoch and end of a record, without decoding the rest; None where it is not a batch."""
     try:
         value = orjson.loads(data or b"")
         return KafkaEnd(_whole(value["epoch"]), _position(value["end"]))
@@ -267,8 +265,7 @@ def end_of(data: bytes | None) -> KafkaEnd | None:
         return None
 
 
-# ---- the other topics
-# -----------------------------------------------------------------------------------------------
+# ---- the other topics -----------------------------------------------------------------------------------------------
 
 
 def campaign_key(campaign: int) -> bytes:
@@ -282,8 +279,8 @@ def watermark_key(partition: int) -> bytes:
 
 
 def encode_watermark(partition: int, epoch: int, position: str, lsn: int, as_of: int, based: bool) -> bytes:
-    """The value of a partition's watermark in ``progress``: all campaigns of the partition are as of ``as_of``.
-    ``position``: text that sorts, of (epoch, position)."""
+    """The value of a partition's watermark in ``progress``: its campaigns are complete up to ``as_of``.
+    ``position``: of epoch and position, as text that sorts."""
     return orjson.dumps(
         {
             "v": VERSION,
@@ -298,7 +295,7 @@ def encode_watermark(partition: int, epoch: int, position: str, lsn: int, as_of:
 
 
 def encode_progress(value: Mapping[str, Any]) -> bytes:
-    """The value of a campaign in ``progress``: the names of the contract, and the schema's version."""
+    """The value of a campaign in ``progress``: its JSON, and the schema's version."""
     return orjson.dumps({"v": VERSION, **value})
 
 

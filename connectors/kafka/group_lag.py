@@ -1,8 +1,8 @@
 """How far the workers are: the columns of ``kafka-consumer-groups --describe``, and seconds.
 
-The seconds of a partition are the age of the record at the committed offset, the oldest that waits: read from the
-topic itself. Where there is no such record to read (retention took it), they are interpolated from when the end of
-the topic was seen to pass that offset. Verdicts are the pure ones of ``stream.core.lag``, over a window of looks.
+The seconds of a partition are the age of the record at the committed offset, which is the oldest that waits. Where that
+record is gone (retention), they are interpolated from when the end of the topic passed that offset. The verdict comes
+from ``stream.core.lag``, over a window of samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PartitionLag:
         return None if self.current_offset is None else max(0, self.log_end_offset - self.current_offset)
 
     def json(self) -> dict[str, Any]:
-        """The names of INTERFACE, ``groups``."""
+        """As an element of ``groups`` in the answer of `lag`."""
         return {
             "group": self.group,
             "topic": self.topic,
@@ -57,7 +57,7 @@ class PartitionLag:
 
 @dataclass(slots=True)
 class _Ends:
-    """When the end of a partition was seen where: for the age of an offset whose record can't be read."""
+    """When the end of a partition was at which offset: for the age of an offset whose record can't be read."""
 
     seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=720))
 
@@ -66,7 +66,7 @@ class _Ends:
             self.seen.append((at, end))
 
     def age(self, offset: int, now: float) -> float | None:
-        """Seconds since the end passed ``offset``, by straight lines between looks; None before the first look."""
+        """Seconds since the end passed ``offset``, interpolated between samples; None before the first."""
         before: tuple[float, int] | None = None
         for at, end in self.seen:
             if end > offset:
@@ -160,7 +160,7 @@ class LagReader:
         return {tp: it.offset for tp, it in answer.items()}
 
     def _members(self, admin: KafkaAdminClient) -> dict[int, tuple[str, str]] | None:
-        """(member id, host) by partition; None while the group rebalances, as nobody can tell then."""
+        """(member id, host) by partition; None while the group rebalances."""
         group = admin.describe_groups([self._group])[self._group]
         if group["group_state"] not in ("Stable", "Empty", "Dead"):
             return None

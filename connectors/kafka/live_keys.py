@@ -1,8 +1,8 @@
-"""Which campaigns the topic of progress shows: one partition, read once from its begin to its end.
+"""Reads which campaigns one partition of the progress topic shows, once from its beginning to its end.
 
-For a thread of its own, with an event loop of its own: the worker's keeps to its work meanwhile. In no consumer group,
-so that nobody's partitions move. Only keys are kept, and what it takes is bounded: `PATIENCE`, `MOST`, one fetch of a
-megabyte, and pauses as long as the work between them (150,000 records a second at the most, measured).
+Runs in a thread with an event loop of its own, so that the worker's is not held up, and in no consumer group, so that
+no partition moves. Only keys are kept. Time, keys and memory are bounded (`PATIENCE`, `MOST`, one fetch of a megabyte),
+and it pauses as long as it works (at most 150,000 records a second, measured).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from stream.core.tombstones import campaigns_of, fold
 
 #: seconds that reading one partition may take
 PATIENCE: Final = 120.0
-#: keys of one partition that are kept; `Sizes` in docs/topics.md promises less than half of it
+#: keys of one partition that are kept; docs/topics.md, `Sizes`, promises less than half of it
 MOST: Final = 500_000
-#: records looked at in one go: some milliseconds
+#: records processed in one go: some milliseconds
 _RECORDS: Final = 1000
-#: seconds between two looks whether to give up
+#: seconds between two checks whether to give up
 _LOOK: Final = 0.2
 
 
@@ -38,9 +38,9 @@ def live_campaigns(
     give_up: Callable[[], bool] = lambda: False,
     patience: float = PATIENCE,
 ) -> set[int]:
-    """The campaigns of a partition whose newest record is no tombstone, up to the end as it is now.
+    """The campaigns of a partition whose newest record is not a tombstone, up to the present end.
 
-    ``give_up``: asked again and again whether anybody still waits for the answer. SentstreamError where there is none.
+    ``give_up``: asked repeatedly whether the answer is still wanted. SentstreamError where there is no answer.
     """
     try:
         keys = asyncio.run(_bounded(cluster, TopicPartition(topic, number), give_up, patience))
@@ -70,7 +70,7 @@ async def _read(cluster: Cluster, tp: TopicPartition) -> set[bytes]:
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=1 << 20,
     )
-    living: set[bytes] = set()
+    live: set[bytes] = set()
     try:
         await consumer.start()
         consumer.assign([tp])
@@ -79,10 +79,10 @@ async def _read(cluster: Cluster, tp: TopicPartition) -> set[bytes]:
         while await consumer.position(tp) < end:
             found = await consumer.getmany(tp, timeout_ms=1000, max_records=_RECORDS)
             began = time.monotonic()
-            fold(living, ((record.key, record.value) for record in found.get(tp, ())))
-            if len(living) > MOST:
+            fold(live, ((record.key, record.value) for record in found.get(tp, ())))
+            if len(live) > MOST:
                 raise SentstreamError(f"Partition {tp.partition} of {tp.topic} holds more than {MOST:,} keys.")
             await asyncio.sleep(time.monotonic() - began)
     finally:
         await consumer.stop()
-    return living
+    return live

@@ -1,10 +1,9 @@
-"""Publishing batches, and knowing exactly which of them every in-sync replica has.
+"""Publishes batches, and knows which of them every in-sync replica has.
 
-The rule behind it (DESIGN 2): an LSN is confirmed only as far as every partition has it durably, as an ``end``. So
-each record's future is looked at, in order, partition by partition, before its ``end`` counts; ``flush()`` of the
-client raises nothing and is never asked. What is in flight is bounded here, for the client does not bound it. An
-error is final: the reader ends and starts again from the confirmed LSN, which sends everything again that was not
-acknowledged.
+An LSN is confirmed only as far as every partition has it durably, as an ``end``. So each record's future is checked, in
+order and by partition, before its ``end`` counts (the client's ``flush()`` raises nothing). What is in flight is
+bounded here, as the client does not bound it. An error is final: the reader starts again from the confirmed LSN and sends again
+everything that was not acknowledged. See docs/design/kafka.md.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from stream.core.position import Position
 IN_FLIGHT: Final = 32 << 20
 #: how long a record may wait for its acknowledgement before the reader gives up and starts again
 DELIVERY_TIMEOUT: Final = 120.0
-#: records read backwards from the end of a partition in search of one that is a batch
+#: records at the end of a partition among which the last batch is searched
 _LOOK_BACK: Final = 50
 
 
 class PublishError(SentstreamError):
-    """A record was not acknowledged. Nothing behind the last acknowledged end is confirmed, so nothing is lost."""
+    """A record was not acknowledged. Nothing beyond the last acknowledged end is confirmed, so nothing is lost."""
 
 
 @dataclass(slots=True)
@@ -65,13 +64,11 @@ class Publisher:
         begin: Position,
         *,
         in_flight: int = IN_FLIGHT,
-        acknowledged: Callable[[], None] = lambda: None,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._cluster = cluster
         self._topic = topic
         self._limit = in_flight
-        self._acknowledged = acknowledged
         self._failpoint = failpoint
         self._lanes = [_Lane(begin) for _ in range(partitions)]
         self._some = threading.Event()
@@ -114,7 +111,7 @@ class Publisher:
 
     @property
     def idle(self) -> bool:
-        """Whether all that was sent is acknowledged, as of the last `poll`."""
+        """Whether everything sent is acknowledged, as of the last `poll`."""
         return not self.in_flight
 
     def send(self, batch: Batch) -> None:
@@ -134,10 +131,9 @@ class Publisher:
 
     def _wake(self, _result: object) -> None:
         self._some.set()
-        self._acknowledged()
 
     def poll(self) -> None:
-        """Look at the acknowledgements that came. PublishError at the first record that failed."""
+        """Process the acknowledgements that arrived. PublishError at the first record that failed."""
         self._some.clear()
         for number, lane in enumerate(self._lanes):
             waiting = lane.waiting
@@ -151,11 +147,11 @@ class Publisher:
 
     @property
     def durable(self) -> Position:
-        """The end up to which every partition has everything, as of the last `poll`: what may be confirmed."""
+        """The end up to which every partition has everything, as of the last `poll`: this may be confirmed."""
         return min(lane.durable for lane in self._lanes)
 
     def wait(self, seconds: float) -> None:
-        """Wait for an acknowledgement, or for so long."""
+        """Wait for an acknowledgement, at most for so long."""
         self._some.wait(seconds)
 
     def drain(self, seconds: float) -> bool:
@@ -187,10 +183,7 @@ class Publisher:
 
 
 def last_ends(cluster: Cluster, topic: str, partitions: int, *, timeout: float = 20.0) -> Sequence[KafkaEnd]:
-    """What the last batch of each partition says: epoch and end. Nothing of a partition that holds none.
-
-    A record that is no batch (poison) is passed over; so is one that retention took.
-    """
+    """Epoch and end of the last batch of each partition that holds one. Other records are passed over."""
     try:
         consumer = KafkaConsumer(
             client_id="sentstream-read",
@@ -224,7 +217,7 @@ def last_ends(cluster: Cluster, topic: str, partitions: int, *, timeout: float =
 
 
 def _last_batch(consumer: KafkaConsumer, tp: TopicPartition, begin: int, end: int, until: float) -> KafkaEnd | None:
-    """Reads the last record, then some more before it where that is none of ours."""
+    """Reads the last record, then up to `_LOOK_BACK` before it where that is not a batch."""
     for start in dict.fromkeys((max(begin, end - 1), max(begin, end - _LOOK_BACK))):
         consumer.assign([tp])
         consumer.seek(tp, start)

@@ -1,15 +1,13 @@
-"""The topics: which there are, how each has to be, and what differs from that on a cluster.
+"""The topics: which are needed, how each must be configured, and how a cluster differs from that.
 
-Three topics, all with KAFKA_PARTITIONS partitions, so that a campaign has the same number in each:
+Three topics, all with KAFKA_PARTITIONS partitions, so that a campaign has the same partition number in each:
 
-    <prefix>.changes    batches of entries, no key; what was lost there is counted again, so it is kept for days only
-    <prefix>.progress   the newest counts of each campaign, key: campaign id as text; compacted. It is the changelog
-    of
-                        the worker's Faust table as well
-    <prefix>.verdicts   what recounts said, key: campaign id as text
+- ``<prefix>.changes``: batches of entries, no key. Lost records are counted again, so they are kept for days only.
+- ``<prefix>.progress``: the newest counts of each campaign, key: campaign id as text; compacted. Also the changelog of
+  the worker's Faust table.
+- ``<prefix>.verdicts``: verdicts of recounts, key: campaign id as text.
 
-`plan` says what should be, `check` what differs, `ensure` makes what is missing. Where the broker lets nobody create
-topics (KAFKA_CREATE_TOPICS=false), `ensure` makes none and says which are missing.
+`plan` says what is needed, `check` what differs, `ensure` creates what is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from connectors.kafka.cluster import Cluster, KafkaSettings
 from stream.core.errors import PreconditionError
 
-#: the largest record; the recount of a partition is one record, some 30 bytes a campaign
+#: bytes of the largest record; the recount of a partition is one record, some 30 bytes a campaign
 RECORD_LIMIT: Final = 8 << 20
 _DAY: Final = 86_400_000
 _EXISTS: Final = 36  # TOPIC_ALREADY_EXISTS
@@ -68,8 +66,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something about a topic that is not as it should be. ``critical``: sentstream can't work, or may lose records.
-    ``repair``: an argument of ``kafka-configs.sh`` and the like, or what to do."""
+    """How a topic differs from the plan. ``critical``: sentstream can't work, or may lose records."""
 
     topic: str
     what: Literal["missing", "partitions", "config", "replicas"]
@@ -94,8 +91,8 @@ def plan(settings: KafkaSettings) -> tuple[Topic, ...]:
 
 
 def resolved(topics: Iterable[Topic], brokers: int) -> tuple[Topic, ...]:
-    """The plan on a cluster of so many brokers: replicas as a number, and with it how many must have a record before
-    it counts as written (one less than there are, so that a broker may be away)."""
+    """The plan on a cluster of so many brokers: the number of replicas, and of those that must have a record before it
+    is acknowledged (one less, so that a broker may be away)."""
     result = []
     for topic in topics:
         replicas = topic.replicas or max(1, min(3, brokers))
@@ -105,7 +102,7 @@ def resolved(topics: Iterable[Topic], brokers: int) -> tuple[Topic, ...]:
 
 
 def command(topic: Topic) -> str:
-    """The command line by which an administrator makes the topic."""
+    """The command line by which an administrator creates the topic."""
     configs = " ".join(f"--config {key}={value}" for key, value in topic.configs.items())
     return (
         f"kafka-topics.sh --bootstrap-server ... --create --topic {topic.name} --partitions {topic.partitions} "
@@ -114,12 +111,12 @@ def command(topic: Topic) -> str:
 
 
 def brokers_of(admin: KafkaAdminClient) -> int:
-    """How many brokers the cluster has."""
+    """The number of brokers in the cluster."""
     return len(admin.describe_cluster()["brokers"])
 
 
 def check(admin: KafkaAdminClient, topics: Iterable[Topic]) -> list[Difference]:
-    """What of the (resolved) topics is missing or otherwise than planned. Reads only."""
+    """How the cluster differs from the (resolved) topics. Reads only."""
     wanted = {topic.name: topic for topic in topics}
     found = {it["name"]: it for it in admin.describe_topics(list(wanted)) if it["error_code"] != _UNKNOWN}
     differences = [
@@ -188,11 +185,11 @@ def _good_enough(key: str, planned: str, found: str) -> bool:
         return planned in found.split(",")
     if key == "retention.ms":
         return int(found) < 0 or int(found) >= int(planned)
-    return True  # tuning of whoever runs the cluster
+    return True  # tuning, left to the operator of the cluster
 
 
 def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """All configurations of the topics; none where the broker does not tell us (no DESCRIBE_CONFIGS right)."""
+    """All configurations of the topics; none without the right DESCRIBE_CONFIGS."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     try:
         answer = admin.describe_configs(resources, config_filter="all")
@@ -205,8 +202,8 @@ def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, s
 
 
 def create(admin: KafkaAdminClient, topics: Iterable[Topic]) -> list[str]:
-    """Make the (resolved) topics and wait until they have leaders; the names of those made. One that exists already,
-    or that somebody else makes at the same time, is no error."""
+    """Create the (resolved) topics and wait until they have leaders; the names of those created. A topic that exists
+    already, or that another process creates at the same time, is not an error."""
     wanted = {
         topic.name: {
             "num_partitions": topic.partitions,
@@ -232,7 +229,7 @@ def create(admin: KafkaAdminClient, topics: Iterable[Topic]) -> list[str]:
 
 
 def ensure(settings: KafkaSettings, *, create_missing: bool | None = None) -> list[Difference]:
-    """Make the missing topics (unless KAFKA_CREATE_TOPICS is false) and return what is still not as planned.
+    """Create the missing topics (unless KAFKA_CREATE_TOPICS is false) and return what still differs from the plan.
 
     UnreachableError where no broker answers.
     """
@@ -254,7 +251,7 @@ def ensure(settings: KafkaSettings, *, create_missing: bool | None = None) -> li
 
 
 def require(differences: Iterable[Difference]) -> None:
-    """PreconditionError with every critical difference and its fix; nothing where there is none."""
+    """PreconditionError that names every critical difference and its fix, where there is any."""
     critical = [difference for difference in differences if difference.critical]
     if critical:
         raise PreconditionError(

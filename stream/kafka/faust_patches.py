@@ -1,7 +1,7 @@
-"""What Faust 0.15 does that we can't live with, put right in one place.
+"""Patches for faults of Faust 0.15.
 
-Each part is small, says which lines of Faust it replaces, and has a test in ``tests/kafka/test_faust_patches.py`` that
-shows the fault without it. `install` puts all of them into an app, before any topic is declared.
+Each is small, names the code of Faust that it replaces, and has a test in ``tests/kafka/test_faust_patches.py`` that
+shows the fault without it. `install` applies them to an app, before any topic is declared. See docs/design/faust.md.
 
 1. **Messages are lost at a rebalance.** After the changelogs are replayed Faust seeks to the committed offsets, then
    calls ``flow_control.resume()`` once more, which clears the queues (mode/utils/queues.py, ``FlowControlEvent``;

@@ -1,11 +1,10 @@
-"""What a worker publishes after a flush: the rows of ``progress``, watermarks and verdicts; and its Faust table.
+"""What a worker publishes after a flush: rows of ``progress``, watermarks and verdicts; and its Faust table.
 
-Apart from the flush on purpose: a broker that is slow here must hold up no count. So what is to be published is
-kept by key, the newest value alone, and a task of its own sends it in batches by partition (Faust's own sends cost
-ten times as much). A batch that fails stays due. The values are the contract's JSON (INTERFACE, "JSON names").
+Publishing is apart from flushing, so that a slow broker delays no count. The newest value of each key is kept, and a
+task sends those in batches by partition (Faust's own sends cost ten times as much). What fails stays due.
 
-A tombstone that a worker owed when it died is sent by the next: ``stream.core.tombstones`` says how, and why it hides
-no campaign that lives. It rests on this: one event loop, one round at a time.
+A tombstone that a worker owed when it died is sent by the next owner of the partition. ``stream.core.tombstones`` says
+how, and why that hides no campaign that exists; it relies on one event loop and one round at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _MARK: Final = 1.0
 #: verdicts that wait while the broker is away; older ones are in PostgreSQL
 _VERDICTS: Final = 20_000
 _TIMEOUT: Final = 15.0
-#: phantoms that one line of the log names
+#: campaigns that one line of the log names
 _NAMED: Final = 10
 
 
@@ -68,7 +67,7 @@ class Rates:
 
 @dataclass(slots=True)
 class _Mine:
-    """A partition that is ours. ``campaigns``: those that the table shows; ``marked``: when its watermark was due."""
+    """A partition that is ours. ``campaigns``: those in the table; ``marked``: when its watermark was last due."""
 
     due: Due = field(default_factory=Due)
     campaigns: set[int] = field(default_factory=set)
@@ -77,9 +76,9 @@ class _Mine:
 
 
 class Publications:
-    """What is to be published, newest value by key; the Faust table is kept in step. One event loop.
+    """What is to be published, the newest value of each key; keeps the Faust table in step. For one event loop.
 
-    ``state``: whether the state of a partition has a campaign, as a function; None while it can't be asked.
+    ``state``: of a partition, a function that says whether its state has a campaign; None until it has a baseline.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Publications:
             self._some.set()
 
     def forget(self, partition: int) -> None:
-        """The partition was given up: whoever has it now publishes it whole."""
+        """The partition was revoked: its next owner publishes it whole."""
         mine = self._mine.pop(partition, None)
         if mine is not None:
             self._take_off(mine, list(mine.campaigns))
@@ -144,14 +143,14 @@ class Publications:
             table.pop(campaign_key(campaign), None)
 
     def shown(self, partition: int, campaigns: Iterable[int]) -> None:
-        """The topic shows these campaigns, in a partition that was published whole before the topic was read."""
+        """The topic, read after the partition was published whole, shows these campaigns."""
         mine = self._mine.get(partition)
         if mine is not None:
             mine.due.suspect(campaigns)
             self._some.set()
 
     async def run(self, producer: Callable[[], Any]) -> None:
-        """Publish what is due, for ever. ``producer``: aiokafka's, once there is one."""
+        """Publish what is due, until cancelled. ``producer``: returns aiokafka's."""
         backoff = Backoff(first=0.5, most=10.0)
         while True:
             await self._some.wait()
@@ -161,7 +160,7 @@ class Publications:
                 backoff = backoff.succeeded()
             except asyncio.CancelledError:
                 raise
-            except Exception as error:  # whatever a client raises: the counts are written, this waits
+            except Exception as error:  # any error of the client: the counts are written, this waits
                 self.failures += 1
                 self._some.set()
                 if not backoff.failures:
@@ -170,8 +169,7 @@ class Publications:
             await asyncio.sleep(max(_ROUND, backoff.pause))
 
     async def publish(self, producer: Any) -> None:
-        """One round, after the one that is under way. What could not be sent is due again, unless something newer
-        is."""
+        """One round, after the present one. What could not be sent is due again, unless a newer value is."""
         async with self._round:
             await self._publish(producer)
 
@@ -189,18 +187,18 @@ class Publications:
                 await self._send(producer, self._names.verdicts, partition, records)
         except BaseException:
             for waits, values in due.values():
-                waits.again(values)  # of a partition that was given up meanwhile it is nobody's any more
+                waits.again(values)
             self._verdicts.extendleft(reversed(taken))
             raise
 
     def _take(self, partition: int, due: Due) -> dict[bytes, bytes | None]:
-        values, phantoms = due.take(self._state(partition))
-        if phantoms:
+        values, gone = due.take(self._state(partition))
+        if gone:
             log.info(
                 "partition %d: the topic still showed campaigns that are gone (%s%s); their tombstones follow",
                 partition,
-                ", ".join(map(str, phantoms[:_NAMED])),
-                ", ..." if len(phantoms) > _NAMED else "",
+                ", ".join(map(str, gone[:_NAMED])),
+                ", ..." if len(gone) > _NAMED else "",
             )
         return values
 

@@ -1,11 +1,11 @@
 """The role `read`: WAL -> transactions -> batches -> Kafka -> confirm.
 
-One thread does all of it, in this order, round after round: send what was cut, look at what was acknowledged, confirm
-what every partition has, read more if there is room. So nothing can be confirmed that was not looked at, memory is
-bounded by what may be in flight, and the server is told that we live whether or not there is room to read.
+One thread does all of it, round after round: process acknowledgements, confirm what every partition has, read more if
+there is room, send the batches. So nothing is confirmed before it is acknowledged, memory is bounded by what may be in
+flight, and the server gets feedback whether or not there is room to read.
 
-A failure ends the session: the next one begins at the slot's confirmed LSN and sends again what was not acknowledged
-by then. Workers know repetitions when they see them. See DESIGN 2 and 6.
+A failure ends the session. The next one begins at the slot's confirmed LSN and sends again what was not acknowledged;
+workers drop repetitions. See docs/design/batches.md and docs/design/modes.md.
 """
 
 from __future__ import annotations

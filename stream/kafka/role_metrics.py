@@ -1,4 +1,4 @@
-"""What reader and worker of the Kafka shape say of themselves, as families and as health. They fill the states."""
+"""Metric families and health checks of reader and worker, from their states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream.metrics.states import Check, round_check
 
 
 def reader_families(state: ReaderState, stalls: int) -> Iterator[Metric]:
-    """Of `ReaderState`. ``stalls``: how often the role has started itself anew."""
+    """Families of a reader. ``stalls``: how often the role has restarted itself."""
     yield counter("sentstream_reader_sessions", "Sessions that took the slot.", state.sessions)
     yield counter("sentstream_reader_entries", "Entries that came out of the WAL.", state.entries)
     yield counter("sentstream_reader_batches", "Records of the changes topic that were sent.", state.records)
@@ -28,7 +28,7 @@ def reader_families(state: ReaderState, stalls: int) -> Iterator[Metric]:
 
 
 def worker_families(state: WorkerState, stalls: int, now: Callable[[], float] = time.monotonic) -> Iterator[Metric]:
-    """Of `WorkerState`. ``stalls``: how often the role has started itself anew."""
+    """Families of a worker. ``stalls``: how often the role has restarted itself."""
     away = state.database_away_since
     yield gauge("sentstream_worker_partitions", "Partitions in this worker's hands.", len(state.partitions))
     yield counter("sentstream_worker_records", "Records applied.", state.records)

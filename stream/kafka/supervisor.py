@@ -1,8 +1,8 @@
 """`run` with Kafka: the four roles as children of one process.
 
-It starts reader, workers, reconciler and HTTP, starts again what dies (with growing pauses), and ends them in order:
-first the reader, which waits until Kafka has everything, then the workers, which flush, then the others. A child
-whose database or configuration is wrong says so and ends with 1 or 2: then trying again cures nothing, and all end.
+It starts reader, workers, reconciler and HTTP, restarts what dies (with back-off), and ends them in order: first the
+reader, which waits until Kafka has everything, then the workers, which flush, then the others. A child that exits with
+1 or 2 has a wrong database or configuration, which a restart can't cure: then all end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("sentstream.run")
 PATIENCE: Final = 30.0
 #: seconds that a role must live for its next death to count as the first again
 SETTLED: Final = 30.0
-#: exit codes that another attempt does not cure: something found wrong, wrong configuration
+#: exit codes that a restart does not cure: a precondition that is not met, a wrong configuration
 _HOPELESS: Final = (1, 2)
 _UNREACHABLE: Final = 3
 
@@ -70,7 +70,7 @@ def roles_of(settings: Settings) -> list[Role]:
 
 
 class Supervisor:
-    """The children and what becomes of them. ``command``: what runs ``sentstream``."""
+    """Starts, restarts and ends the children. ``command``: what runs ``sentstream``."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Supervisor:
         log.info("%s started, pid %d", role.name, role.process.pid)
 
     def _look(self, role: Role) -> int | None:
-        """Start a role that died again; the exit code where that makes no sense."""
+        """Restart a role that died; returns the exit code where a restart can't help."""
         now = time.monotonic()
         if role.process is None:
             if now >= role.start_at:
@@ -156,7 +156,7 @@ class Supervisor:
 
 
 def run(settings: Settings, reload: Callable[[], Settings] | None = None) -> int:
-    """Run the Kafka shape until SIGTERM or Ctrl-C; 0, or the exit code of the role that could not go on."""
+    """Run the Kafka mode until SIGTERM or Ctrl-C; 0, or the exit code of the role that could not go on."""
     settings.require_database()
     settings.require_kafka()
     require(ensure(settings))
