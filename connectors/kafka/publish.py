@@ -2,8 +2,8 @@
 
 An LSN is confirmed only as far as every partition has it durably, as an ``end``. So each record's future is checked, in
 order and by partition, before its ``end`` counts (the client's ``flush()`` raises nothing). What is in flight is
-bounded here, as the client does not bound it. An error is final: the reader starts again from the confirmed LSN and sends again
-everything that was not acknowledged. See docs/design/kafka.md.
+bounded here, as the client does not bound it. An error is final: the reader starts again from the confirmed LSN and
+sends again everything that was not acknowledged. See docs/design/kafka.md.
 """
 
 from __future__ import annotations
