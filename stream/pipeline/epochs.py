@@ -48,6 +48,9 @@ def enter_epoch(
     known = store.watermarks(connection)
     reason = reason_for_new_epoch(known, server, partitions, FOLD_VERSION, kafka)
     if reason is None:
+        if any(watermark.timeline != server.timeline for watermark in known):
+            store.follow_timeline(connection, known[0].epoch, server.timeline)
+            log.info("the server is on timeline %d now, which continues what was counted", server.timeline)
         return EnteredEpoch(known[0].epoch, False)
     epoch = next_epoch(known, int(time.time() * 1000), kafka)
     store.begin_epoch(connection, known, epoch, partitions, partition_of, begin, server, FOLD_VERSION)

@@ -148,7 +148,7 @@ class WalReader:
         self._heard_at = time.monotonic()
         self._watch = _Watch(control, options)
         self._watch.start()
-        return Opened(begin, Server(system.identifier, system.timeline, clock.wal_end))
+        return Opened(begin, Server(system.identifier, system.timeline, clock.wal_end, system.forks))
 
     def _take_slot(self, control: psycopg.Connection[Any], walsender: Walsender, stop: threading.Event) -> int | None:
         """The slot's confirmed LSN, once it is ours; None where ``stop`` was set before."""

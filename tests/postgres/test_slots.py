@@ -3,6 +3,7 @@ no counter falls."""
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from stream.core.errors import PreconditionError, UnreachableError
+from stream.demo.private_postgres import PrivateServer, unprivileged_user
 from tests.fix_postgres import Database, SmallDisk, create_database
 from tests.postgres.processes import sentstream
 from tests.postgres.running import add_campaign, add_rows, at_rest, based, prepared, running, shown, streaming
@@ -146,3 +148,35 @@ def _writes(db: Database) -> bool:
     except (psycopg.Error, UnreachableError):
         return False
     return True
+
+
+def promote(db: Database) -> None:
+    """The server as its own standby, with all its data and slots, which becomes the primary: timeline 2."""
+    server = db.server
+    assert isinstance(server, PrivateServer)
+    server.kill()
+    signal_file = server.data / "standby.signal"
+    signal_file.touch()
+    user = unprivileged_user()
+    if user is not None:
+        shutil.chown(signal_file, user)
+    server.start()
+    db.execute("SELECT pg_promote()")
+
+
+def test_a_failover_whose_slot_came_along_continues_the_epoch(private_mailer_db: Database) -> None:
+    """What was removed before the switch, and not yet read, is still in the WAL behind the slot."""
+    db = prepared(private_mailer_db)
+    add_campaign(db, 1, sent_rows=30)
+    with running(db):
+        at_rest(db)
+        based(db)
+    epoch = db.value("SELECT epoch FROM sentstream.watermarks")
+    db.execute("DELETE FROM email_queue WHERE id IN (SELECT id FROM email_queue ORDER BY id LIMIT 10)")
+    promote(db)
+    with running(db):
+        eventually(lambda: db.value("SELECT removed FROM sentstream.progress") == 10)
+        at_rest(db)
+    assert shown(db) == {1: 30}
+    assert db.execute("SELECT epoch, timeline, based FROM sentstream.watermarks") == [(epoch, 2, True)]
+    assert db.value("SELECT bool_or(estimated) FROM sentstream.verdicts") is not True

@@ -9,9 +9,11 @@ Source: PostgreSQL documentation, "Streaming Replication Protocol". DESIGN 7.
 
 from __future__ import annotations
 
+import logging
 import select
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +21,9 @@ import psycopg
 from psycopg import pq
 
 from stream.core.errors import PreconditionError, ProtocolError, UnreachableError
+from stream.core.position import parse_lsn
+
+log = logging.getLogger("sentstream.wal")
 
 _FEEDBACK: Final = struct.Struct(">cQQQqB")
 _KEEPALIVE: Final = struct.Struct(">cQqB")
@@ -47,10 +52,12 @@ NOTHING: Final = Gulp()
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """IDENTIFY_SYSTEM: which cluster, on which timeline."""
+    """IDENTIFY_SYSTEM: which cluster, on which timeline. ``forks``: the earlier timelines of its history, each with the
+    LSN up to which the history is shared."""
 
     identifier: str
     timeline: int
+    forks: Mapping[int, int]
 
 
 class PublicationMissingError(PreconditionError):
@@ -72,9 +79,22 @@ class Walsender:
         self._pg = connection.pgconn
 
     def identify(self) -> System:
-        """The server's system identifier and timeline."""
+        """The server's system identifier, its timeline, and where that forked from earlier ones."""
         result = self._command("IDENTIFY_SYSTEM")
-        return System((result.get_value(0, 0) or b"").decode(), int(result.get_value(0, 1) or 0))
+        timeline = int(result.get_value(0, 1) or 0)
+        return System((result.get_value(0, 0) or b"").decode(), timeline, self._forks(timeline))
+
+    def _forks(self, timeline: int) -> dict[int, int]:
+        """What the timeline's history file says; the first timeline has none, and a file may have been removed."""
+        if timeline <= 1:
+            return {}
+        result = self._pg.exec_(f"TIMELINE_HISTORY {timeline}".encode())
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            log.info("the history of timeline %d can't be read: %s", timeline, _message(result))
+            return {}
+        lines = (result.get_value(0, 1) or b"").decode(errors="replace").splitlines()
+        words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+        return {int(number): parse_lsn(lsn) for number, lsn, *_ in words}
 
     def create_temporary_slot(self, slot: str) -> None:
         """A slot that lives as long as this connection."""

@@ -52,6 +52,8 @@ ON CONFLICT (partition) DO UPDATE SET
     system_identifier = excluded.system_identifier, timeline = excluded.timeline,
     fold_version = excluded.fold_version, flushed_at = excluded.flushed_at"""
 
+_FOLLOW_TIMELINE: Final = "UPDATE sentstream.watermarks SET timeline = %s::int WHERE epoch = %s::bigint"
+
 _MOVE_TO_PARTITIONS: Final = """
 UPDATE sentstream.progress p SET floor_lsn = NULL, partition = m.partition
 FROM unnest(%s::int[], %s::int[]) AS m(id, partition)
@@ -134,6 +136,10 @@ class Store:
             )
             ids = [number for (number,) in connection.execute("SELECT campaign_id FROM sentstream.progress")]
             connection.execute(_MOVE_TO_PARTITIONS, (ids, [partition_of(number) for number in ids]))
+
+    def follow_timeline(self, connection: Connection, epoch: int, timeline: int) -> None:
+        """Note that the epoch goes on in ``timeline``, which forked behind all its watermarks."""
+        connection.execute(_FOLLOW_TIMELINE, (timeline, epoch))
 
     def flush(self, connection: Connection, flush: Flush) -> FlushResult:
         """Write ``flush``; see :meth:`FlushWriter.write`."""
