@@ -9,9 +9,10 @@ from typing import Any, Literal
 import pytest
 
 from stream.core.batch import Batch
+from stream.core.campaign import MailerCampaign
 from stream.core.entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Recount, Truncate
 from stream.core.flushing import Answer, Flush, FlushResult, Overwritten, ProgressRow
-from stream.core.partition import Loaded, MailerCampaign, Outcome, Partition, Policy
+from stream.core.partition import Loaded, Outcome, Partition, Policy
 from stream.core.position import Position
 from stream.core.status import FAILED, MOVED, NEW, QUEUED, REMOVED, SENDING, SENT
 from stream.core.verdict import Verdict, named
@@ -416,7 +417,7 @@ def test_rebase_sets_removed_to_zero_where_it_is_asked() -> None:
 def test_what_damages_the_counts_in_memory_is_told_as_lost_state() -> None:
     state = partition()
     state.apply(batch(100, SEND))
-    state._rows[7][SENT] += 5
+    state._campaigns[7].places[SENT] += 5
     state.apply(batch(110, recount({7: (9, 0, 6, 0, 0)})))
     made = flush(state)
     assert [(v.verdict, v.cause) for v in made.verdicts] == [("drift", "lost_state")]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.core.campaign import MailerCampaign
 from stream.core.flushing import ProgressRow
-from stream.core.partition import Loaded, MailerCampaign, Partition
+from stream.core.partition import Loaded, Partition
 from stream.core.partitioner import partition_of
 from stream.core.position import Position
 from stream.core.tombstones import Due, campaigns_of, fold

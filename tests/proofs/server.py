@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from stream.core.campaign import MailerCampaign
 from stream.core.epoch import Server as Identity
 from stream.core.epoch import Watermark
 from stream.core.errors import FencedError
@@ -27,7 +28,7 @@ from stream.core.flushing import (
     with_store_faults,
 )
 from stream.core.fold import FOLD_VERSION
-from stream.core.partition import Loaded, MailerCampaign
+from stream.core.partition import Loaded
 from stream.core.position import Position
 from stream.core.status import SENT
 from stream.core.verdict import Verdict

@@ -400,8 +400,8 @@ class World:
         wrong = {c for c, fault in self.fault.items() if any(fault[:5]) and c in recount.expected}
         self.fault.clear()
         for campaign, counted in recount.expected.items():
-            row = self.partition._rows.get(campaign)
-            shown = tuple(row[:5]) if row is not None else (0, 0, 0, 0, 0)
+            known = self.partition._campaigns.get(campaign)
+            shown = known.counts if known is not None else (0, 0, 0, 0, 0)
             if (shown != counted.counts) != (campaign in wrong):
                 raise Found(f"run {recount.run_id}, campaign {campaign}: faults in {wrong}, the state shows {shown}")
         self.expected_drifts += len(wrong)

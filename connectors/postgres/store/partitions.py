@@ -14,10 +14,11 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.store.flush import FlushWriter
 from connectors.postgres.store.times import microseconds
+from stream.core.campaign import MailerCampaign
 from stream.core.epoch import Server, Watermark, other_history
 from stream.core.errors import FencedError, OtherHistoryError
 from stream.core.flushing import Flush, FlushResult, ProgressRow
-from stream.core.partition import Loaded, MailerCampaign
+from stream.core.partition import Loaded
 from stream.core.position import Position, lsn_text, parse_lsn
 
 Connection = psycopg.Connection[Any]

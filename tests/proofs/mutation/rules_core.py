@@ -115,7 +115,9 @@ CORE = (
     Mutant(
         "a campaign first met in the stream keeps what it shows",
         "Partition._meet",
-        swap("removed = max(0, known.sent) if known is not None and self._keep else 0", "removed = 0"),
+        swap(
+            "removed = max(0, campaign.mailer.sent) if campaign.mailer is not None and self._keep else 0", "removed = 0"
+        ),
         _PARTITION,
     ),
 )
