@@ -90,7 +90,7 @@ CORE = (
     ),
     Mutant(
         "a position beyond the server's WAL begins an epoch",
-        "reason_for_new_epoch",
+        "other_history",
         never("furthest > server.wal_end"),
         "tests/core/test_epoch.py",
     ),
