@@ -266,8 +266,8 @@ def _campaign(conn: psycopg.Connection[Any], call: Call, word: str | None) -> in
     try:
         return find_campaign(conn, call.settings.mailer_schema, word)
     except ConfigurationError:
-        number = int(word) if word.isascii() and word.isdigit() and len(word) < 10 else 0
-        if not number or not read_runs(conn, limit=1, campaign=number):
+        number = int(word) if word.isascii() and word.isdigit() and len(word) < 20 else 0
+        if not 0 < number < 2**63 or not read_runs(conn, limit=1, campaign=number):
             raise
         return number
 

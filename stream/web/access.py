@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stream.service.auth import is_loopback, same_token
 from stream.web import login_page
 from stream.web.problems import Problem, send_problem
+from stream.web.wrong_tokens import WrongTokens
 
 MAX_BODY: Final = 64 * 1024
 MAX_HEAD: Final = 16 * 1024
@@ -33,7 +34,6 @@ LOGIN: Final = "/api/login"
 UNCHANGING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*\Z")
 
 #: Content-Security-Policy of the dashboard: scripts, styles and calls from this origin, nothing inline, no frames
 PAGE_POLICY: Final = (
@@ -67,7 +67,10 @@ class AccessRules:
         """Whether ``origin`` is our own address or in the list of allowed origins."""
         if origin.lower() in self.origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # brackets that don't match
+            return False
         return parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc.lower() == host.lower()
 
     def fits(self, token: str) -> bool:
@@ -103,9 +106,10 @@ def host_name(host: str) -> str | None:
 class AccessMiddleware:
     """Checks each request, then passes it to ``app``; adds headers to each response."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, wrong_tokens: WrongTokens) -> None:
         self._app = app
         self._rules = rules
+        self._wrong_tokens = wrong_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,10 +118,11 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         scope = dict(scope) | {"sentstream.request_id": request_id, "sentstream.rules": self._rules}
-        scope["sentstream.prefix"] = _prefix(headers)
         send = self._stamped(send, headers, request_id, scope["path"])
         refusal = self._refusal(scope, headers)
         if refusal is not None:
+            if refusal.is_guess and not await self._wrong_tokens.delay():
+                refusal = TOO_MANY_GUESSES
             await self._refuse(scope, headers, refusal, send)
             return
         if scope["method"] == "OPTIONS" and "origin" in headers:
@@ -161,13 +166,9 @@ class AccessMiddleware:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:12]) > MAX_BODY:
             return _too_large()
-        if path == LOGIN or (method == "OPTIONS" and "origin" in headers) or self._is_known(headers):
+        if not self._rules.token or path == LOGIN or (method == "OPTIONS" and "origin" in headers):
             return None
-        return _Refusal(
-            401,
-            "This call needs the token: send `Authorization: Bearer <token>`, or log in on the dashboard.",
-            {"www-authenticate": 'Bearer realm="sentstream"'},
-        )
+        return self._unauthenticated(headers, client_address(scope))
 
     def _foreign(self, path: str, method: str, host: str, headers: Headers) -> _Refusal | None:
         origin = headers.get("origin")
@@ -183,14 +184,26 @@ class AccessMiddleware:
             "Add the origin to SENTSTREAM_HTTP_ALLOWED_ORIGINS if they are yours.",
         )
 
-    def _is_known(self, headers: Headers) -> bool:
-        if not self._rules.token:
-            return True
+    def _unauthenticated(self, headers: Headers, address: str) -> _Refusal | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self._rules.fits(token.strip())
-        cookie = _cookie(headers)
-        return cookie is not None and self._rules.accepts_cookie(cookie, time.time())
+        is_guess = scheme.lower() == "bearer" and bool(token.strip())
+        if is_guess:
+            now = time.monotonic()
+            if self._wrong_tokens.is_blocked(address, now):
+                return TOO_MANY_GUESSES
+            if self._rules.fits(token.strip()):
+                return None
+            self._wrong_tokens.note(address, now)
+        else:
+            cookie = _cookie(headers)
+            if cookie is not None and self._rules.accepts_cookie(cookie, time.time()):
+                return None
+        return _Refusal(
+            401,
+            "This call needs the token: send `Authorization: Bearer <token>`, or log in on the dashboard.",
+            {"www-authenticate": 'Bearer realm="sentstream"'},
+            is_guess,
+        )
 
     async def _refuse(self, scope: Scope, headers: Headers, refusal: _Refusal, send: Send) -> None:
         path, request_id = scope["path"], scope["sentstream.request_id"]
@@ -226,9 +239,22 @@ class AccessMiddleware:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
+    """``is_guess``: a wrong token was sent."""
+
     status: int
     detail: str
     headers: Mapping[str, str] | None = None
+    is_guess: bool = False
+
+
+TOO_MANY_GUESSES: Final = _Refusal(
+    429, "Too many wrong tokens. Try again in a minute.", {"retry-after": "60", "connection": "close"}
+)
+
+
+def client_address(scope: Scope) -> str:
+    """The client's address; behind a trusted proxy that of the proxy's client."""
+    return str(scope["client"][0]) if scope.get("client") else ""
 
 
 class _TooLargeError(Problem):
@@ -261,12 +287,6 @@ def _too_large() -> _Refusal:
 def _request_id(headers: Headers) -> str:
     asked = headers.get("x-request-id", "")
     return asked if _REQUEST_ID.match(asked) else secrets.token_hex(8)
-
-
-def _prefix(headers: Headers) -> str:
-    """The path under which a proxy serves us, from X-Forwarded-Prefix."""
-    prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
-    return prefix if len(prefix) < 200 and _PREFIX.match(prefix) else ""
 
 
 def _cookie(headers: Headers) -> str | None:

@@ -22,6 +22,7 @@ from stream.web.access import AccessMiddleware, AccessRules
 from stream.web.context import Context, PollState
 from stream.web.database_poll import poll_database
 from stream.web.live_state import LiveState
+from stream.web.proxies import behind_proxies
 from stream.web.sessions import open_pool
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,6 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.state.poller = poller
     context.texts.append(Page(poller.view.families).text)
     app.state.recount_queue = recounts.RecountQueue()
-    app.state.wrong_token = asyncio.Lock()
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", pages.files(), name="static")
@@ -93,7 +93,8 @@ def make_app(context: Context, *sources: Source) -> ASGIApp:
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     own_routes = [route for router in ROUTERS for route in router.routes]
     counting = metrics.CountingMiddleware(app, app.state.metrics, [*own_routes, *app.routes])
-    return AccessMiddleware(counting, context.rules)
+    guarded = AccessMiddleware(counting, context.rules, context.wrong_tokens)
+    return behind_proxies(guarded, context.settings.http_trusted_proxies)
 
 
 def _bound(source: Source, context: Context) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -14,12 +14,12 @@ from stream.core.progress import time_text
 from stream.web import models
 from stream.web.context import Context, Shared
 from stream.web.problems import Problem
-from stream.web.responses import answer, cursor_of, number_of
+from stream.web.responses import MAX_ID, answer, cursor_of, number_of
 
 router = APIRouter(prefix="/api", tags=["campaigns"])
 
 CampaignStatus = Literal["draft", "running", "scheduled", "paused", "cancelled", "finished"]
-CampaignId = Annotated[int, Path(ge=1, le=2**31 - 1, description="Id of a campaign.")]
+CampaignId = Annotated[int, Path(ge=1, le=MAX_ID, description="Id of a campaign.")]
 
 
 @router.get("/campaigns", response_model=models.Campaigns)

@@ -16,6 +16,7 @@ from stream.web.access import AccessRules
 from stream.web.live_state import LiveState
 from stream.web.problems import Problem
 from stream.web.sessions import lend
+from stream.web.wrong_tokens import WrongTokens
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Context:
     poll: PollState
     pool: ConnectionPool[Connection]
     has_feed: bool = False
+    wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     texts: list[Callable[[], bytes]] = field(default_factory=list)
 
     def session(self) -> AbstractContextManager[Connection]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -47,12 +47,14 @@ async def campaign_events(
 
 
 @router.head("/events", include_in_schema=False)
-@router.head("/campaigns/{campaign_id}/events", include_in_schema=False)
-async def head_events(request: Request, shared: Shared) -> Response:
-    if "campaign_id" in request.path_params:
-        number = request.path_params["campaign_id"]
-        known(shared, int(number) if number.isascii() and number.isdigit() else 0)
+async def head_all_events() -> Response:
     return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.head("/campaigns/{campaign_id}/events", include_in_schema=False)
+async def head_campaign_events(shared: Shared, campaign_id: CampaignId) -> Response:
+    known(shared, campaign_id)
+    return await head_all_events()
 
 
 def _stream(shared: Context, campaign_id: int | None, last_event_id: str | None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from functools import cache
 from importlib import resources
@@ -16,15 +15,13 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from stream.web import login_page
-from stream.web.access import COOKIE, COOKIE_SECONDS
-from stream.web.context import Shared
+from stream.web.access import COOKIE, COOKIE_SECONDS, TOO_MANY_GUESSES, client_address
+from stream.web.context import Context, Shared
 from stream.web.problems import Problem
 
 router = APIRouter()
 
 STATIC: Final = Path(str(resources.files("stream.web") / "static"))
-#: seconds that a wrong token costs; one wrong answer at a time
-WRONG_COSTS: Final = 0.5
 
 _LOGIN_BODY: dict[str, Any] = {
     "requestBody": {
@@ -64,10 +61,7 @@ async def login(request: Request, shared: Shared) -> Response:
     """Exchange the token for the dashboard's same-site cookie."""
     is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     token = _token(await request.body(), is_form)
-    if shared.rules.token and not shared.rules.fits(token):
-        gate: asyncio.Lock = request.app.state.wrong_token
-        async with gate:
-            await asyncio.sleep(WRONG_COSTS)
+    if shared.rules.token and not await _is_right(request, shared, token):
         if is_form and "text/html" in request.headers.get("accept", ""):
             page = login_page.page(failed=True)
             return Response(page, 401, {"Content-Security-Policy": login_page.POLICY}, "text/html; charset=utf-8")
@@ -76,6 +70,18 @@ async def login(request: Request, shared: Shared) -> Response:
     if shared.rules.token:
         _set_cookie(response, request, shared.rules.cookie(time.time()), COOKIE_SECONDS)
     return response
+
+
+async def _is_right(request: Request, shared: Context, token: str) -> bool:
+    """Whether ``token`` is the token; Problem 429 where too many wrong ones are sent."""
+    address, now, wrong = client_address(request.scope), time.monotonic(), shared.wrong_tokens
+    blocked = wrong.is_blocked(address, now)
+    if not blocked and shared.rules.fits(token):
+        return True
+    wrong.note(address, now)
+    if blocked or not await wrong.delay():
+        raise Problem(TOO_MANY_GUESSES.status, TOO_MANY_GUESSES.detail, TOO_MANY_GUESSES.headers)
+    return False
 
 
 @router.post("/api/logout", status_code=204, tags=["login"])

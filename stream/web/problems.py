@@ -9,12 +9,13 @@ from __future__ import annotations
 import http
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Send
 
@@ -22,6 +23,8 @@ from stream.core.errors import PreconditionError, SentstreamError, UnreachableEr
 
 log = logging.getLogger(__name__)
 
+#: status of a request whose client left, for the metrics: nginx uses it, too
+CLIENT_LEFT: Final = 499
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -80,6 +83,10 @@ def install(app: FastAPI) -> None:
         what = "The database can't be reached." if isinstance(error, UnreachableError) else error.what
         headers = {"Retry-After": "5"} if unavailable else None
         return _response(request, 503 if unavailable else 500, f"{what} The log has more.", headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _client_left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:

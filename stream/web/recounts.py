@@ -18,7 +18,7 @@ from stream.web import models
 from stream.web.campaigns import CampaignId, known
 from stream.web.context import Context, Shared
 from stream.web.problems import Problem
-from stream.web.responses import answer, cursor_of, number_of, where
+from stream.web.responses import MAX_ID, answer, cursor_of, number_of, where
 from stream.web.serialize import dumps
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ WAITING: Final = 4
 TURN: Final = 10.0
 
 Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")]
-RunId = Annotated[int, Path(ge=1, le=2**63 - 1, description="Id of a run.")]
+RunId = Annotated[int, Path(ge=1, le=MAX_ID, description="Id of a run.")]
 _ASKED: dict[int | str, dict[str, Any]] = {
     202: {"model": models.Asked, "description": "The run has been counted; its verdict follows in the stream's order."},
     409: {
@@ -82,7 +82,7 @@ async def sync_counts(call: Request, shared: Shared, campaign_id: CampaignId) ->
 def list_recounts(
     call: Request,
     shared: Shared,
-    campaign_id: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Runs with a verdict on it.")] = None,
+    campaign_id: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Runs with a verdict on it.")] = None,
     drift: Annotated[bool, Query(description="Only runs that found a drift.")] = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
     cursor: Cursor = None,

@@ -6,12 +6,16 @@ import base64
 import binascii
 import hashlib
 import re
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stream.web.problems import Problem
 from stream.web.serialize import dumps
+
+#: the largest bigint
+MAX_ID: Final = 2**63 - 1
 
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
@@ -45,7 +49,7 @@ def number_of(cursor: str | None) -> int | None:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode("ascii")
         word, _, number = text.partition(" ")
-        if word == "after" and number.isdigit() and len(number) < 20 and cursor_of(int(number)) == cursor:
+        if word == "after" and number.isdigit() and len(number) < 20 and int(number) <= MAX_ID:
             return int(number)
     except (binascii.Error, ValueError):
         pass

@@ -11,14 +11,18 @@ import logging
 from typing import Any, Final
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stream.web.problems import MEDIA_TYPE, body_of
+from stream.web.access import HEALTH
+from stream.web.problems import MEDIA_TYPE, body_of, send_problem
 
 log = logging.getLogger(__name__)
 
 #: seconds within which a request must be complete, also the first one of a connection
 REQUEST_TIMEOUT: Final = 15.0
+#: the same for connections beyond the limit
+OVER_LIMIT_TIMEOUT: Final = 2.0
 #: seconds without reading after which a client with a full buffer is disconnected
 READ_TIMEOUT: Final = 5.0
 
@@ -32,10 +36,11 @@ class TimeoutProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         limit = self.config.limit_concurrency
+        self.limit_concurrency = None  # uvicorn's own check would refuse the health calls, too
+        timeout = REQUEST_TIMEOUT
         if limit is not None and len(self.connections) > limit:
-            self._answer(503, "Too many connections. Try again in a moment.")
-            return
-        self._asking = self.loop.call_later(REQUEST_TIMEOUT, self._disconnect, "did not send a whole request")
+            self.app, timeout = _health_only(self.app), OVER_LIMIT_TIMEOUT
+        self._asking = self.loop.call_later(timeout, self._disconnect, "did not send a whole request")
 
     def data_received(self, data: bytes) -> None:
         if self._asking is None and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
@@ -59,12 +64,8 @@ class TimeoutProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         del msg
-        self._answer(400, "This is not HTTP/1.1, or its head is larger than 16 kB.")
-
-    def _answer(self, status: int, detail: str) -> None:
-        """Answer without a parsed request, and close."""
-        body = body_of(status, detail, "", "-")
-        head = f"HTTP/1.1 {status} {'Bad Request' if status == 400 else 'Service Unavailable'}\r\n"
+        body = body_of(400, "This is not HTTP/1.1, or its head is larger than 16 kB.", "", "-")
+        head = "HTTP/1.1 400 Bad Request\r\n"
         lines = (f"content-type: {MEDIA_TYPE}", f"content-length: {len(body)}", "connection: close")
         self.transport.write(head.encode() + "\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         self.transport.close()
@@ -72,6 +73,19 @@ class TimeoutProtocol(H11Protocol):
     def _disconnect(self, why: str) -> None:
         log.info("A client was disconnected: it %s.", why)
         self.transport.abort()
+
+
+def _health_only(app: Any) -> ASGIApp:
+    """``app`` for connections beyond the limit: health calls are answered, others get 503."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await app(scope, receive, send)
+            return
+        headers = {"retry-after": "2", "connection": "close"}
+        await send_problem(send, 503, "Too many connections. Try again in a moment.", scope["path"], "-", headers)
+
+    return limited
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:

@@ -45,8 +45,7 @@ def run_server(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE,
         limit_concurrency=settings.http_max_streams + BESIDE_STREAMS,
-        proxy_headers=bool(settings.http_trusted_proxies),
-        forwarded_allow_ips=list(settings.http_trusted_proxies),
+        proxy_headers=False,  # the application does it
         **timeouts.settings(),
     )
     _Server(config, context.live.close).run(sockets=[sock])

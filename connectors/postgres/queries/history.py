@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 
 _OF_ONE = """
 SELECT minute, kind, sent FROM sentstream.history
-WHERE campaign_id = %(campaign)s::integer AND minute >= %(since)s::timestamptz AND minute < %(until)s::timestamptz
+WHERE campaign_id = %(campaign)s::bigint AND minute >= %(since)s::timestamptz AND minute < %(until)s::timestamptz
 ORDER BY minute, kind
 """
 _OF_ALL = """

@@ -88,8 +88,8 @@ def read_runs(
     query = f"""
         SELECT {RUN_COLUMNS} FROM sentstream.recounts r
         WHERE (%(before)s::bigint IS NULL OR run_id < %(before)s::bigint)
-          AND (%(campaign)s::int IS NULL OR run_id IN (
-               SELECT v.run_id FROM sentstream.verdicts v WHERE v.campaign_id = %(campaign)s::int))
+          AND (%(campaign)s::bigint IS NULL OR run_id IN (
+               SELECT v.run_id FROM sentstream.verdicts v WHERE v.campaign_id = %(campaign)s::bigint))
           AND (NOT %(drift)s::boolean OR drift > 0)
         ORDER BY run_id DESC LIMIT %(limit)s::int"""  # noqa: S608 - our own column names
     values = {"before": before, "campaign": campaign, "limit": limit, "drift": with_drift}
