@@ -17,7 +17,7 @@ pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 everywhere := not (browser or alerts or manifests or slow)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-more test-all check lint types layers format lock simulate mutants chaos fuzz bench soak coverage package clean
+.PHONY: help run unit test test-more test-all check lint types layers format lock simulate mutants chaos fuzz bench soak coverage package clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ help: ## what there is
 
 run: .venv/.made-run ## the demo, or with SENTSTREAM_DATABASE_URL that database; KAFKA=1: the Kafka shape
 	@scripts/run.sh
+
+unit: .venv/.made-dev ## the pure core alone: no server, under half a minute
+	$(bin)/pytest -n 2 -q tests/core $(ARGS)
 
 test: .venv/.made-dev ## the tests that need Python, PostgreSQL and Kafka (both are started)
 	$(pytest) -m "$(everywhere)" $(ARGS)

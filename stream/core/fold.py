@@ -6,7 +6,7 @@ So the tails are sliced, not decoded; a pair of tails is looked up, and decoded 
 transaction a dict counts pairs, which keeps memory flat in a transaction of a million rows; at Commit it becomes moves.
 
 Order inside a transaction (a position depends on it, so a change of it is a new ``FOLD_VERSION``): deleted campaigns,
-changed campaigns, then moves with the barriers between them. See DESIGN 1.
+changed campaigns, then moves with the barriers between them. See docs/design/counting.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from . import pgoutput
-from .entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, RecountRow, Transaction, Truncate
-from .errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
+from .entries import CampaignChanged, CampaignDeleted, Entry, Move, RecountRow, Transaction, Truncate
+from .errors import ProtocolError, SentstreamError
 from .pgoutput import UNCHANGED, Relation
-from .status import MOVED, NEW, REMOVED, STATUS_BY_NAME, STATUSES
+from .recount_row import read_recount
+from .relations import Side, Tables, check_columns, check_queue, queue_side, status_number
+from .status import MOVED, NEW, REMOVED, STATUSES
 
 #: written to ``watermarks``; a release that folds differently counts it up, and so begins an epoch
 FOLD_VERSION: Final = 1
@@ -35,36 +37,20 @@ _REMEMBERED: Final = 50_000
 #: what is read of `campaigns`: where the column lists are taken off, columns of any type come with them
 _OF_CAMPAIGNS: Final = frozenset({"id", "name", "status", "to_send", "sent"})
 _KEY: Final = frozenset({"id"})
+_TABLES: Final = Tables()
 
 #: a Transaction of its five values, made in C: the named tuple's own constructor is Python
 _transaction: Final[Callable[[tuple[int, int, int, int, tuple[Entry, ...]]], Transaction]] = partial(
     tuple.__new__, Transaction
 )
 
-#: (campaign, status)
-Side = tuple[int, int]
 #: a side as the log has it (campaign and status columns, with their headers), or decoded; None: there is none
 Tail: TypeAlias = bytes | Side | None
 #: (campaign, source, target), once or twice, or not at all where both sides are equal
 Steps = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The tables that are read: where the mailer's live, and our own schema."""
-
-    mailer_schema: str = "public"
-    own_schema: str = "sentstream"
-
-    def role(self, relation: Relation) -> str | None:
-        if relation.schema == self.mailer_schema and relation.name in ("email_queue", "campaigns"):
-            return "queue" if relation.name == "email_queue" else "campaigns"
-        if relation.schema == self.own_schema and relation.name in ("watermarks", "recounts"):
-            return relation.name
-        return None
-
-
-class _Shape(NamedTuple):
+class _Layout(NamedTuple):
     """The queue's tuples when they are (id, campaign, status) in binary: the twelve bytes behind the tag of a message
     that begins with an old or with a new tuple, the eight between an old tail and the new id; where the first tail
     begins in a message; the size of an id."""
@@ -76,7 +62,7 @@ class _Shape(NamedTuple):
     id_size: int
 
 
-_NO_SHAPE: Final = _Shape(b"none", b"none", b"none", 0, 0)
+_NO_LAYOUT: Final = _Layout(b"none", b"none", b"none", 0, 0)
 
 
 @dataclass(slots=True)
@@ -101,7 +87,7 @@ class Fold:
     ``end`` and ``time`` are those of the last Commit; ``open`` says whether a transaction is half read.
     """
 
-    def __init__(self, tables: Tables = Tables()) -> None:
+    def __init__(self, tables: Tables = _TABLES) -> None:
         self._tables = tables
         self._relations: dict[int, tuple[Relation, str | None]] = {}
         self._steps: dict[tuple[Tail, Tail], Steps] = {}
@@ -110,7 +96,7 @@ class Fold:
         #: tails of updates that moved nothing, each looked at once: a length that lies could hide the next message
         self._quiet: set[bytes] = set()
         self._open: _Open | None = None
-        self._shape = _NO_SHAPE
+        self._layout = _NO_LAYOUT
         self.end = 0
         self.time = 0
 
@@ -144,7 +130,7 @@ class Fold:
         transaction = _transaction
         current = self._open
         pairs: dict[tuple[Tail, Tail], int] = current.pairs if current else {}
-        with_old, with_new, between, tail_at, id_size = self._shape
+        with_old, with_new, between, tail_at, id_size = self._layout
         length_at = tail_at + 13  # low byte of the status's length, behind the campaign's nine bytes
         update = b"U" + with_old
         while pos < size:
@@ -218,7 +204,7 @@ class Fold:
             else:
                 pos = self._rare(tag, data, pos, current)
                 if tag == _R:
-                    with_old, with_new, between, tail_at, id_size = self._shape
+                    with_old, with_new, between, tail_at, id_size = self._layout
                     length_at = tail_at + 13
                     update = b"U" + with_old
         if pos != size:
@@ -271,7 +257,7 @@ class Fold:
             if tag == _U and old is None:
                 if relation.identity == "f":
                     raise ProtocolError("an UPDATE under replica identity FULL came without the old row.")
-                _, status = _side(relation, new or [])  # no column of the identity changed, so nothing moved
+                _, status = queue_side(relation, new or [])  # no column of the identity changed, so nothing moved
                 self._remember_quiet(data[pos - 14 - len(STATUSES[status]) : pos])
                 return pos
             self._queue_row(relation, old, new, current)
@@ -281,11 +267,11 @@ class Fold:
             current.ours = True
         elif role == "recounts" and tag == _I:
             self._flush_pairs(current)
-            current.ordered.append(_recount_row(pgoutput.record(relation, new or [])))
+            current.ordered.append(read_recount(pgoutput.record(relation, new or [])))
         return pos
 
     def _remember_quiet(self, tail: bytes) -> None:
-        if self._shape is _NO_SHAPE or tail[:5] != _INT4_COLUMN:
+        if self._layout is _NO_LAYOUT or tail[:5] != _INT4_COLUMN:
             return
         if len(self._quiet) > _REMEMBERED:
             self._quiet.clear()
@@ -299,8 +285,8 @@ class Fold:
         current: _Open,
     ) -> None:
         key: tuple[Tail, Tail] = (
-            _side(relation, old) if old is not None else None,
-            _side(relation, new) if new is not None else None,
+            queue_side(relation, old) if old is not None else None,
+            queue_side(relation, new) if new is not None else None,
         )
         current.pairs[key] = current.pairs.get(key, 0) + 1
 
@@ -423,19 +409,19 @@ class Fold:
         role = self._tables.role(relation)
         self._relations[relation.oid] = (relation, role)
         if role == "queue":
-            _check_queue(relation)
+            check_queue(relation)
             self._learn_tails(relation)
         elif role == "campaigns":
-            _check_columns(relation, ("id", "name", "status", "to_send", "sent"))
+            check_columns(relation, ("id", "name", "status", "to_send", "sent"))
         elif role == "recounts":
-            _check_columns(relation, ("run_id", "snapshot", "counts"))
+            check_columns(relation, ("run_id", "snapshot", "counts"))
 
     def _learn_tails(self, relation: Relation) -> None:
-        """Prepare the slices of the hot path, where the tuples have the shape for it."""
+        """Prepare the slices of the hot path, where the tuples have the layout for it."""
         self._steps.clear()
         self._single.clear()
         self._quiet.clear()
-        self._shape = _NO_SHAPE
+        self._layout = _NO_LAYOUT
         names = [column.name for column in relation.columns]
         types = {column.name: column.type_oid for column in relation.columns}
         sizes = {20: 8, 23: 4}
@@ -446,85 +432,11 @@ class Fold:
         size = sizes[types["id"]]
         oid = pgoutput.U32.pack(relation.oid)
         head = _COLUMNS_3 + b"b" + pgoutput.U32.pack(size)
-        self._shape = _Shape(oid + b"K" + head, oid + b"N" + head, b"N" + head, 13 + size, size)
+        self._layout = _Layout(oid + b"K" + head, oid + b"N" + head, b"N" + head, 13 + size, size)
 
     def _tail(self, tail: bytes) -> Side:
         """Decode a tail: campaign (int4, binary) and status (text); every byte is checked, once."""
         size = pgoutput.U32.unpack_from(tail, 10)[0]
         if tail[:5] != _INT4_COLUMN or tail[9] not in b"bt" or size != len(tail) - 14:
             raise ProtocolError(f"the columns campaign_id and status of the queue arrived as {tail.hex()}.")
-        return pgoutput.I32.unpack_from(tail, 5)[0], _status(tail[14:].decode())
-
-
-def _status(text: Any) -> int:
-    number = STATUS_BY_NAME.get(text)
-    if number is None and isinstance(text, str):
-        number = STATUS_BY_NAME.get(text.rstrip(" "))  # of type char(n)
-    if number is None:
-        raise UncountableError(
-            f"a row of email_queue has status {text!r}, which is none of {', '.join(STATUS_BY_NAME)}.",
-            "Nothing from its transaction on is confirmed; correct the row.",
-        )
-    return number
-
-
-def _side(relation: Relation, values: list[tuple[int, bytes]]) -> Side:
-    columns = relation.columns
-    campaign_at, status_at = relation.index("campaign_id"), relation.index("status")
-    assert campaign_at is not None
-    assert status_at is not None
-    if len(values) != len(columns):
-        raise ProtocolError(f"a tuple of email_queue has {len(values)} columns, its relation {len(columns)}.")
-    campaign = pgoutput.value(*values[campaign_at], columns[campaign_at].type_oid)
-    if not isinstance(campaign, int):
-        raise UncountableError(
-            f"a row of email_queue has campaign_id {campaign!r}.",
-            "It can't be counted for any campaign; correct the row.",
-        )
-    return campaign, _status(pgoutput.value(*values[status_at], columns[status_at].type_oid))
-
-
-def _check_columns(relation: Relation, needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if relation.index(name) is None]
-    if missing:
-        raise PreconditionError(
-            f"the publication no longer carries {', '.join(missing)} of {relation.schema}.{relation.name}.",
-            "Counting stopped. Run `sentstream setup`, then start again.",
-        )
-
-
-def _check_queue(relation: Relation) -> None:
-    _check_columns(relation, ("campaign_id", "status"))
-    table = f"{relation.schema}.{relation.name}"
-    if relation.identity not in ("d", "n", "f", "i"):
-        raise ProtocolError(f"the replica identity of {table} is {relation.identity!r}, which does not exist.")
-    if relation.identity in "dn":
-        name = {"d": "DEFAULT", "n": "NOTHING"}[relation.identity]
-        raise PreconditionError(
-            f"the replica identity of {table} is {name}: its log does not say what a row's status was.",
-            "Counting stopped. Run `sentstream setup`, then start again.",
-        )
-    keys = {column.name for column in relation.columns if column.key}
-    if relation.identity == "i" and not {"campaign_id", "status"} <= keys:
-        raise PreconditionError(
-            f"the replica identity index of {table} does not contain campaign_id and status.",
-            "Counting stopped. Run `sentstream setup`, then start again.",
-        )
-
-
-def _recount_row(row: dict[str, Any]) -> RecountRow:
-    counts = row["counts"]
-    if not isinstance(counts, dict):
-        raise ProtocolError(f"recount {row['run_id']} carries no counts.")
-    rebase = row.get("rebase")
-    return RecountRow(
-        run_id=row["run_id"],
-        trigger=row.get("trigger") or "manual",
-        requested_by=row.get("requested_by") or "",
-        started_at=row.get("started_at") or 0,
-        lsn=row.get("lsn") or 0,
-        snapshot=row["snapshot"],
-        counts={int(k): Counted((v[0], v[1], v[2], v[3], v[4]), v[5]) for k, v in counts.items()},
-        rebase="all" if rebase == "all" else tuple(rebase) if rebase else None,
-        epoch=row.get("epoch") or 0,
-    )
+        return pgoutput.I32.unpack_from(tail, 5)[0], status_number(tail[14:].decode())

@@ -27,8 +27,9 @@ from stream.core.align import Alignment, Snapshot
 from stream.core.entries import Transaction
 from stream.core.epoch import Server
 from stream.core.errors import PreconditionError, SentstreamError, UncountableError, UnreachableError
-from stream.core.fold import Fold, Tables
+from stream.core.fold import Fold
 from stream.core.pace import TICK
+from stream.core.relations import Tables
 from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.wal")

@@ -18,7 +18,8 @@ from stream.core.entries import (
     Truncate,
 )
 from stream.core.errors import PreconditionError, ProtocolError, SentstreamError, UncountableError
-from stream.core.fold import Fold, Tables
+from stream.core.fold import Fold
+from stream.core.relations import Tables
 from stream.core.status import CANCELLED, FAILED, MOVED, NEW, QUEUED, REMOVED, SENDING, SENT, STATUSES
 from tests.core import wal
 from tests.core.wal import (

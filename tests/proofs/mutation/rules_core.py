@@ -30,7 +30,7 @@ CORE = (
     ),
     Mutant(
         "an identity that can't be counted from is refused",
-        "_check_queue",
+        "check_queue",
         never("relation.identity in 'dn'"),
         _FOLD,
     ),
