@@ -50,6 +50,10 @@ class KafkaSettings(Protocol):
     def kafka_changes_retention(self) -> float: ...
 
 
+class BrokerUnreachableError(UnreachableError):
+    """No broker answers. The roles that keep running wait for one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """Brokers (``host:port``) and credentials. Passwords are in no repr."""
@@ -172,7 +176,7 @@ class Cluster:
                 f"Kafka at {brokers} does not allow this ({type(error).__name__}: {error}).",
                 "Grant the rights that docs/topics.md lists for this role.",
             )
-        return UnreachableError(
+        return BrokerUnreachableError(
             f"Kafka at {brokers} does not answer ({type(error).__name__}: {error}).",
             f"Check {self._keys()}, and that the brokers run and advertise an address that can be reached from here.",
         )

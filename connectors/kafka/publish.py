@@ -8,13 +8,14 @@ sends again everything that was not acknowledged. See docs/design/kafka.md.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import kafka.errors
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -40,12 +41,21 @@ class PublishError(SentstreamError):
     """A record was not acknowledged. Nothing beyond the last acknowledged end is confirmed, so nothing is lost."""
 
 
+class _Sent(NamedTuple):
+    """A record in flight. ``sent_at``: monotonic seconds."""
+
+    future: Any
+    end: Position
+    size: int
+    sent_at: float
+
+
 @dataclass(slots=True)
 class _Lane:
-    """What is in flight to one partition, oldest first: (future, end, size)."""
+    """What is in flight to one partition, oldest first."""
 
     durable: Position
-    waiting: deque[tuple[Any, Position, int]] = field(default_factory=deque)
+    waiting: deque[_Sent] = field(default_factory=deque)
 
 
 class Publisher:
@@ -123,7 +133,7 @@ class Publisher:
             future = self._producer.send(self._topic, value=data, partition=batch.partition)
         except (kafka.errors.KafkaError, OSError, AssertionError) as error:
             raise self._failed(error, batch.partition, batch.begin) from error
-        lane.waiting.append((future, batch.end, len(data)))
+        lane.waiting.append(_Sent(future, batch.end, len(data), time.monotonic()))
         self.in_flight += len(data)
         self.records += 1
         self.bytes += len(data)
@@ -137,13 +147,18 @@ class Publisher:
         self._some.clear()
         for number, lane in enumerate(self._lanes):
             waiting = lane.waiting
-            while waiting and waiting[0][0].is_done:
-                future, end, size = waiting[0]
-                if not future.succeeded():
-                    raise self._failed(future.exception, number, lane.durable)
+            while waiting and waiting[0].future.is_done:
+                sent = waiting[0]
+                if not sent.future.succeeded():
+                    raise self._failed(sent.future.exception, number, lane.durable)
                 waiting.popleft()
-                self.in_flight -= size
-                lane.durable = end
+                self.in_flight -= sent.size
+                lane.durable = sent.end
+
+    @property
+    def oldest(self) -> float | None:
+        """When (monotonic seconds) the oldest record was sent that is not acknowledged, as of the last `poll`."""
+        return min((lane.waiting[0].sent_at for lane in self._lanes if lane.waiting), default=None)
 
     @property
     def durable(self) -> Position:
@@ -164,8 +179,13 @@ class Publisher:
         return not self.in_flight
 
     def close(self, seconds: float = 10.0) -> None:
-        """Let go. What is not acknowledged by then is sent again by the next reader."""
-        self._producer.close(timeout=seconds)
+        """Close. What is not acknowledged by then is sent again by the next reader. Raises nothing."""
+        try:
+            self._producer.close(timeout=seconds)
+        except kafka.errors.KafkaError:  # it flushes first, and where that fails its thread goes on
+            self._producer._sender.force_close()  # noqa: SLF001
+            with contextlib.suppress(kafka.errors.KafkaError):
+                self._producer.close(timeout=1.0)
 
     def _failed(self, error: BaseException | None, partition: int, durable: Position) -> SentstreamError:
         if isinstance(error, kafka.errors.MessageSizeTooLargeError):

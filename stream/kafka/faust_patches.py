@@ -13,13 +13,21 @@ shows the fault without it. `install` applies them to an app, before any topic i
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import faust
+from aiokafka.client import AIOKafkaClient
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from mode.utils.queues import FlowControlEvent
+
+from stream.core.pace import Backoff
+
+#: pauses between attempts to connect to a node that is away
+_RECONNECT: Final = Backoff(first=0.1, most=2.0)
 
 
 class SteadyFlow(FlowControlEvent):
@@ -54,6 +62,7 @@ class TablesWithoutReplay(TableManager):
 def install(app: faust.App) -> None:
     """Give the app a steady flow control. Its table manager is given to its constructor: ``settings``."""
     app.flow_control = SteadyFlow()
+    patch_clients()
 
 
 def settings() -> dict[str, Any]:
@@ -74,7 +83,38 @@ def committed_up_to(consumer: Any, tp: Any, offset: int) -> None:
     consumer._acked_index[tp].difference_update(gone)  # noqa: SLF001
 
 
+async def refresh_metadata(app: faust.App) -> bool:
+    """Whether a broker answers the producer's question for metadata."""
+    return bool(await producer_of(app).client.force_metadata_update())
+
+
 def producer_of(app: faust.App) -> Any:
     """aiokafka's producer, which sends a batch to a partition at once: Faust's own sends cost ten times as much."""
     producer: Any = app.producer
     return producer._producer  # noqa: SLF001
+
+
+def patch_clients() -> None:
+    """5. **aiokafka connects hundreds of times a second while its broker is away** (aiokafka/client.py, ``_get_conn``):
+    several loops of consumer and producer try again without a pause. From here on a client waits before it connects to
+    a node that it could not connect to, twice as long after each failure.
+    """
+    if getattr(AIOKafkaClient._get_conn, "patient", False):  # noqa: SLF001
+        return
+    connect = AIOKafkaClient._get_conn  # noqa: SLF001
+    backoffs: WeakKeyDictionary[AIOKafkaClient, dict[Any, Backoff]] = WeakKeyDictionary()
+
+    async def patient(self: AIOKafkaClient, node_id: Any, **values: Any) -> Any:
+        nodes = backoffs.setdefault(self, {})
+        failed = nodes.get(node_id)
+        if failed is not None:
+            await asyncio.sleep(failed.pause)
+        connection = await connect(self, node_id, **values)
+        if connection is not None:
+            nodes.pop(node_id, None)
+        else:
+            nodes[node_id] = nodes.get(node_id, _RECONNECT).failed()
+        return connection
+
+    patient.patient = True  # type: ignore[attr-defined]
+    AIOKafkaClient._get_conn = patient  # noqa: SLF001

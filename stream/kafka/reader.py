@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from connectors.kafka.cluster import Cluster
+from connectors.kafka.cluster import BrokerUnreachableError, Cluster
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, ensure, require
 from connectors.postgres.connect import connect
@@ -117,7 +118,8 @@ class ReaderSession:
 
     def _enter_epoch(self, opened: Opened) -> EnteredEpoch:
         options = self._options
-        ends = last_ends(options.cluster, options.topic, options.partitions)
+        with _noting_the_broker(self.state):
+            ends = last_ends(options.cluster, options.topic, options.partitions)
         store = Store(options.wal.mailer_schema)
         with connect(options.wal.database_url, "epoch", settings={"lock_timeout": "10s"}) as connection:
             return enter_epoch(
@@ -170,6 +172,7 @@ class ReaderSession:
     def _confirm(self, publisher: Publisher) -> None:
         state = self.state
         state.in_flight, state.records, state.bytes = publisher.in_flight, publisher.records, publisher.bytes
+        state.broker_away_since = publisher.oldest
         durable = publisher.durable.lsn
         if durable > state.confirmed:
             failpoint("before_confirm")
@@ -177,6 +180,18 @@ class ReaderSession:
             state.confirmed = durable
             state.moved_at = time.monotonic()
             failpoint("after_confirm")
+
+
+@contextmanager
+def _noting_the_broker(state: ReaderState) -> Iterator[None]:
+    """Keep the state told whether the broker answers."""
+    began = time.monotonic()
+    try:
+        yield
+    except BrokerUnreachableError:
+        state.broker_away_since = state.broker_away_since or began
+        raise
+    state.broker_away_since = None
 
 
 def options_of(settings: Settings) -> ReaderOptions:
@@ -197,19 +212,21 @@ class Reader:
         self.round_at = time.monotonic()
 
     def run(self) -> None:
-        """Raises what another attempt can't cure; at the first attempt also a server that can't be reached."""
+        """Raises what another attempt can't cure; at the first attempt also that PostgreSQL can't be reached. A broker
+        is waited for."""
         run_sessions(
             self._session,
             self.stop,
             longest_pause=lambda: self._settings().reconnect_max,
             on_pause=self._went_round,
-            retried=(FencedError, PublishError),
+            retried=(FencedError, PublishError, BrokerUnreachableError),
         )
 
     def _session(self) -> ReaderSession:
         settings = self._settings()
         if not self._required:
-            require(ensure(settings, create_missing=False))
+            with _noting_the_broker(self.state):
+                require(ensure(settings, create_missing=False))
             self._required = True
         options = options_of(settings)
         if not self.state.caught_up:  # reading by SQL failed: the walsender does it as well

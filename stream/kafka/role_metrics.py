@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from prometheus_client.core import Metric
 
 from stream.kafka.state import ReaderState, WorkerState
 from stream.metrics.families import counter, gauge
 from stream.metrics.states import Check, round_check
+
+#: seconds without an answer after which a server counts as away
+_MOMENT: Final = 5.0
 
 
 def reader_families(state: ReaderState, stalls: int) -> Iterator[Metric]:
@@ -57,11 +61,23 @@ def reader_health(state: ReaderState, round_at: float, limit: float) -> tuple[li
         else [round_check(round_at, limit)]
     )
     reading = bool(state.sessions)
-    return live, [Check("reading", reading or state.waiting_for_slot, "reads" if reading else "has not read yet")]
+    return live, [
+        Check("reading", reading or state.waiting_for_slot, "reads" if reading else "has not read yet"),
+        _away_check("broker", state.broker_away_since),
+    ]
 
 
 def worker_health(state: WorkerState, round_at: float, limit: float) -> tuple[list[Check], list[Check]]:
     """A worker without partitions is ready: it is one more than there are partitions, or waits for its share."""
-    away = state.database_away_since
-    detail = "reached" if away is None else f"waited for since {time.monotonic() - away:.0f} s"
-    return [round_check(round_at, limit)], [Check("database", away is None, detail)]
+    return [round_check(round_at, limit)], [
+        _away_check("database", state.database_away_since),
+        _away_check("broker", state.broker_away_since),
+    ]
+
+
+def _away_check(name: str, since: float | None) -> Check:
+    """A server that did not answer for a moment is not away yet."""
+    if since is None:
+        return Check(name, ok=True, detail="reached")
+    seconds = time.monotonic() - since
+    return Check(name, seconds < _MOMENT, f"has not answered for {seconds:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import logging
@@ -13,13 +14,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.kafka.cluster import Cluster
+from connectors.kafka.cluster import BrokerUnreachableError, Cluster
 from connectors.kafka.group_lag import LagReader
 from connectors.kafka.topics import Names, ensure, require
 from stream.config.settings import Settings
+from stream.core.pace import Backoff
 from stream.kafka.options import WorkerOptions
 from stream.kafka.role_metrics import worker_families, worker_health
 from stream.kafka.state import WorkerState
@@ -68,9 +71,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     ``parent``: a process with which to end; ``stalls``: how often it has started itself anew.
     """
     failpoints.arm(settings.failpoints)
-    require(ensure(settings, create_missing=False))
     with InstanceName(settings) as instance:
-        log.info("worker %s joins the group %s", instance.name, Names(settings.kafka_topic_prefix).group)
         asyncio.run(_run(settings, reload, instance.name, parent, stalls))
     log.info("flushed, acknowledged and committed; bye")
     return 0
@@ -110,12 +111,33 @@ async def _run(
     beating = asyncio.ensure_future(heartbeat.run())
     shown = endpoint.start(settings, page.text, lambda: worker_health(state, heartbeat.at, STUCK))
     try:
-        await worker.run(stop)
+        if await _topics_found(settings, state, stop):
+            log.info("worker %s joins the group %s", instance, worker.options.names.group)
+            await worker.run(stop)
     finally:
         beating.cancel()
         watchdog.stop()
         if shown is not None:
             shown.close()
+
+
+async def _topics_found(settings: Settings, state: WorkerState, stop: asyncio.Event) -> bool:
+    """Wait for a broker, then require the topics as planned; False where ``stop`` was set before a broker answered."""
+    loop = asyncio.get_running_loop()
+    backoff = Backoff(first=0.2, most=settings.reconnect_max)
+    while not stop.is_set():
+        try:
+            require(await loop.run_in_executor(None, partial(ensure, settings, create_missing=False)))
+        except BrokerUnreachableError as error:
+            state.broker_away_since = state.broker_away_since or time.monotonic()
+            backoff = backoff.failed()
+            log.warning("waiting for Kafka, next attempt in %.1f s: %s", backoff.pause, error)
+        else:
+            state.broker_away_since = None
+            return True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), backoff.pause)
+    return False
 
 
 class _Heartbeat:

@@ -24,6 +24,8 @@ class ReaderState:
     began_at: float = 0.0
     moved_at: float = 0.0
     waiting_for_slot: bool = False
+    #: since when Kafka has acknowledged nothing although something waits for it
+    broker_away_since: float | None = None
     #: false while a backlog is read by SQL, and after a session that ended while it was
     caught_up: bool = True
 
@@ -45,4 +47,5 @@ class WorkerState:
     poison: int = 0
     moved_at: float = field(default_factory=time.monotonic)
     database_away_since: float | None = None
+    broker_away_since: float | None = None
     next_offsets: dict[int, int] = field(default_factory=dict)

@@ -39,6 +39,9 @@ log = logging.getLogger("sentstream.worker")
 
 #: seconds that leaving may take: flush, acknowledge, commit
 LEAVING: Final = 8.0
+#: seconds between two questions to the broker, and for the answer to one
+_BROKER_EVERY: Final = 3.0
+_BROKER_PATIENCE: Final = 5.0
 
 
 class Worker:
@@ -69,7 +72,7 @@ class Worker:
         )
         callbacks = Callbacks(
             self._agent,
-            (self._flush_loop, self._publish_loop),
+            (self._flush_loop, self._publish_loop, self._broker_loop),
             self._on_assigned,
             self._on_revoked,
             self._on_shutdown,
@@ -272,6 +275,19 @@ class Worker:
             publishing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await publishing
+
+    async def _broker_loop(self) -> None:
+        """Ask the broker now and then: that nothing arrives may mean that nothing happens, or that the broker is
+        away."""
+        while not self._leaving.is_set():
+            asked = time.monotonic()
+            try:
+                found = await asyncio.wait_for(faust_patches.refresh_metadata(self.app), _BROKER_PATIENCE)
+            except asyncio.TimeoutError:
+                found = False
+            self.state.broker_away_since = None if found else self.state.broker_away_since or asked
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _BROKER_EVERY)
 
     # ---- leaving ------------------------------------------------------------------------------------------------
 
