@@ -8,7 +8,12 @@ shows the fault without it. `install` applies them to an app, before any topic i
    faust/tables/recovery.py, ``on_recovery_completed``): what was delivered in between is gone, and the commit passes
    over a hole of one message. `SteadyFlow` resumes, and so clears, only what is suspended.
 2. **Replaying the changelog stalls every partition of the worker**, and what it brings is never believed here:
-   PostgreSQL is. `Recovery` starts each changelog at its end, so that there is nothing to replay.
+   PostgreSQL is. `NoReplay` starts each changelog at its end, so that there is nothing to replay.
+3. **Where offsets are not consecutive commits creep or stop**: after a seek, and after records that retention took,
+   Faust commits one record at a time, or nothing (faust/transport/consumer.py, ``_add_gap``, ``_new_offset``). We
+   acknowledge in the order of offsets, after the flush that contains them: `InOrderConsumer` commits all of that.
+4. **Clients connect hundreds of times a second while their broker is away** (aiokafka/client.py, ``_get_conn``).
+   `patch_clients` makes them wait, twice as long after each failure.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ import faust
 from aiokafka.client import AIOKafkaClient
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 from mode.utils.queues import FlowControlEvent
 
 from stream.core.pace import Backoff
@@ -59,28 +66,32 @@ class TablesWithoutReplay(TableManager):
         return self._recovery
 
 
+class InOrderConsumer(Consumer):
+    """A consumer whose records are acknowledged in the order of their offsets."""
+
+    def _new_offset(self, tp: TP) -> int | None:
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        offset = max(acked) + 1
+        acked.clear()
+        self._acked_index[tp].clear()
+        return offset
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing is to be filled: offsets need not be consecutive."""
+
+
 def install(app: faust.App) -> None:
-    """Give the app a steady flow control. Its table manager is given to its constructor: ``settings``."""
+    """Apply the patches to an app. Its table manager is given to its constructor: ``settings``."""
     app.flow_control = SteadyFlow()
+    app.transport.Consumer = InOrderConsumer  # type: ignore[misc]
     patch_clients()
 
 
 def settings() -> dict[str, Any]:
     """The part of ``faust.App``'s arguments that belongs to these fixes."""
     return {"TableManager": TablesWithoutReplay}
-
-
-def committed_up_to(consumer: Any, tp: Any, offset: int) -> None:
-    """Tell Faust, after a seek, that the partition goes on at ``offset``.
-
-    3. **After a seek forward nothing is committed any more**: a commit waits for the acknowledgement right behind the
-       last committed offset (faust/transport/consumer.py, ``_new_offset``), which never comes.
-    """
-    consumer._committed_offset[tp] = None  # noqa: SLF001
-    acked = consumer._acked[tp]  # noqa: SLF001
-    gone = [it for it in acked if it < offset]
-    acked[:] = [it for it in acked if it >= offset]
-    consumer._acked_index[tp].difference_update(gone)  # noqa: SLF001
 
 
 async def refresh_metadata(app: faust.App) -> bool:
@@ -95,10 +106,7 @@ def producer_of(app: faust.App) -> Any:
 
 
 def patch_clients() -> None:
-    """5. **aiokafka connects hundreds of times a second while its broker is away** (aiokafka/client.py, ``_get_conn``):
-    several loops of consumer and producer try again without a pause. From here on a client waits before it connects to
-    a node that it could not connect to, twice as long after each failure.
-    """
+    """From here on, aiokafka's clients wait before they connect to a node that they could not connect to."""
     if getattr(AIOKafkaClient._get_conn, "patient", False):  # noqa: SLF001
         return
     connect = AIOKafkaClient._get_conn  # noqa: SLF001

@@ -240,7 +240,7 @@ class Worker:
         if offset is not None:
             self.state.skipped += 1
             log.warning("partition %d: offset %d came, %d is next; reading again", tp.partition, record.offset, offset)
-            await self._seek(tp, offset)
+            await self.app.consumer.seek(tp, offset)
         return RecordOutcome.TWICE
 
     async def _read_on(self, held: AssignedPartition, record: Record) -> None:
@@ -250,12 +250,7 @@ class Worker:
             log.warning(
                 "partition %d: offset %d was written long ago; going on at %d", held.number, record.offset, offset
             )
-            await self._seek(TP(self.options.names.changes, held.number), offset)
-
-    async def _seek(self, tp: TP, offset: int) -> None:
-        consumer = self.app.consumer
-        await consumer.seek(tp, offset)
-        faust_patches.committed_up_to(consumer, tp, offset)
+            await self.app.consumer.seek(TP(self.options.names.changes, held.number), offset)
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections import Counter
 from typing import Any
 
 import faust
 import pytest
+from faust.transport.drivers.aiokafka import Consumer as Faust
 from faust.types import TP
+from intervaltree import IntervalTree  # type: ignore[import-untyped]
 from kafka import KafkaAdminClient, KafkaProducer
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
@@ -131,36 +132,74 @@ def test_the_changelog_is_replayed_unless_we_say_no(kafka: Kafka, topic_prefix: 
         app.stop()
 
 
-class Consumer:
-    """The part of Faust's consumer that decides what may be committed."""
+class Acknowledged:
+    """The part of Faust's consumer that decides what may be committed, with the rules of ``real``."""
 
-    def __init__(self, committed: int) -> None:
-        tp = TP("t", 0)
-        self._committed_offset: dict[TP, int | None] = {tp: committed}
-        self._acked: dict[TP, list[int]] = {tp: []}
-        self._acked_index: dict[TP, set[int]] = {tp: set()}
-        self._gap: dict[TP, Any] = {tp: None}
+    def __init__(self, real: type[Any], committed: int) -> None:
+        self._real = real
+        self._committed_offset: dict[TP, int | None] = {_TP: committed}
+        self._acked: dict[TP, list[int]] = {_TP: []}
+        self._acked_index: dict[TP, set[int]] = {_TP: set()}
+        self._gap: dict[TP, Any] = {_TP: IntervalTree()}
 
     def ack(self, *offsets: int) -> None:
-        self._acked[TP("t", 0)] += offsets
-        self._acked_index[TP("t", 0)] |= set(offsets)
+        self._acked[_TP] += [it for it in offsets if it not in self._acked_index[_TP]]
+        self._acked_index[_TP] |= set(offsets)
 
-    def new_offset(self) -> int | None:
-        from faust.transport.consumer import Consumer as Real
+    def skip(self, first: int, last: int) -> None:
+        """What Faust does where the next record is not the one behind the last."""
+        asyncio.run(self._real._add_gap(self, _TP, first, last))
 
-        return Real._new_offset(self, TP("t", 0))  # type: ignore[arg-type]
+    def commit(self) -> int | None:
+        """One commit; the offset committed after it."""
+        offset = self._real._new_offset(self, _TP)
+        committed = self._committed_offset[_TP]
+        if offset is not None and (committed is None or offset > committed):
+            self._committed_offset[_TP] = offset
+        return self._committed_offset[_TP]
 
 
-def test_after_a_seek_forward_nothing_is_committed_any_more() -> None:
-    consumer = Consumer(committed=10)
-    consumer.ack(500, 501)
-    assert consumer.new_offset() is None
+_TP = TP("t", 0)
+_COMMITS = {
+    # skipped records were read again, after a seek back
+    "read again": ((11, 40), range(10, 61), 61),
+    # what a seek forward passed over is never acknowledged
+    "passed over": ((11, 39), (10, *range(40, 61)), 61),
+    # retention took records that no worker had read
+    "lost": (None, range(500, 511), 511),
+}
 
 
-def test_with_the_place_told_the_commit_goes_on() -> None:
-    consumer = Consumer(committed=10)
-    consumer.ack(11)
-    faust_patches.committed_up_to(consumer, TP("t", 0), 500)
-    consumer.ack(500, 501)
-    assert consumer.new_offset() == 502
-    assert Counter(consumer._acked[TP("t", 0)]) == Counter()
+def committed_at_once(real: type[Any], name: str) -> bool:
+    """Whether one commit reaches the end of what is acknowledged."""
+    skipped, acked, end = _COMMITS[name]
+    consumer = Acknowledged(real, committed=10)
+    if skipped is not None:
+        consumer.skip(*skipped)
+    consumer.ack(*acked)
+    return consumer.commit() == end
+
+
+@pytest.mark.parametrize("name", ["read again", "lost"])
+def test_faust_commits_little_by_little_or_nothing_where_offsets_are_not_consecutive(name: str) -> None:
+    assert not committed_at_once(Faust, name)
+
+
+@pytest.mark.parametrize("name", _COMMITS)
+def test_all_that_is_acknowledged_in_order_is_committed_at_once(name: str) -> None:
+    assert committed_at_once(faust_patches.InOrderConsumer, name)
+
+
+def test_what_is_acknowledged_twice_is_committed_once() -> None:
+    consumer = Acknowledged(faust_patches.InOrderConsumer, committed=10)
+    consumer.ack(10, 11)
+    assert consumer.commit() == 12
+    assert consumer.commit() == 12
+    consumer.ack(12)
+    assert consumer.commit() == 13
+
+
+def test_the_app_gets_the_consumer_that_commits_in_order() -> None:
+    app = faust.App("any", store="memory://", broker="kafka://127.0.0.1:1", autodiscover=False)
+    faust_patches.install(app)
+    assert app.transport.Consumer is faust_patches.InOrderConsumer
