@@ -18,6 +18,7 @@ from typing import Any, Final
 import psycopg
 
 from connectors.postgres.catalog.conformance import check
+from connectors.postgres.catalog.slots import Slot, find_slot
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import slot as slots
 from connectors.postgres.replication.catchup import Catchup
@@ -170,7 +171,7 @@ class WalReader:
                             walsender.close()
                             return begin
                     walsender.start(options.slot, options.publication)
-                    taken = slots.find(control, options.slot)
+                    taken = find_slot(control, options.slot)
                     if taken is None:
                         raise UnreachableError(f"the slot {options.slot} vanished as it was taken.")
                     return taken.confirmed
@@ -183,7 +184,7 @@ class WalReader:
             stop.wait(0.5)
         return None
 
-    def _begin_catchup(self, control: psycopg.Connection[Any], slot: slots.Slot) -> int | None:
+    def _begin_catchup(self, control: psycopg.Connection[Any], slot: Slot) -> int | None:
         """Read the backlog by SQL first, where the slot is far behind: the copy's confirmed LSN, else None."""
         options = self._options
         if not options.catchup:
@@ -203,7 +204,7 @@ class WalReader:
         return begin
 
     def _holder(self, control: psycopg.Connection[Any]) -> str | None:
-        slot = slots.find(control, self._options.slot)
+        slot = find_slot(control, self._options.slot)
         if slot is None:
             return None
         if self._options.temporary and not slot.temporary:
@@ -211,7 +212,7 @@ class WalReader:
                 f"SLOT_KIND is temporary, but a permanent slot {slot.name} is there and pins WAL.",
                 f"Drop it (SELECT pg_drop_replication_slot('{slot.name}')), or set SLOT_KIND=permanent.",
             )
-        slots.check_ours(control, slot)
+        slots.check_ours(slot)
         if slot.active_pid is None:
             return None
         row = control.execute(

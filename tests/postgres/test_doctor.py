@@ -7,18 +7,21 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from connectors.mailer.tables import schema_sql
 from connectors.postgres.doctor import CHECKS, Thresholds, examine
+from connectors.postgres.doctor.counters import counters_above
 from connectors.postgres.doctor.examine import run_check
-from connectors.postgres.doctor.mailer import counters_above
 from connectors.postgres.doctor.target import Target
 from connectors.postgres.setup import look
-from stream.core.errors import PreconditionError
+from stream.core.errors import PreconditionError, UncountableError
+from stream.core.finding import Finding
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     differences,
     fill,
     findings,
     leave_invalid_index,
+    obstacle_codes,
     open_transaction,
     prepare,
     run_fix,
@@ -133,6 +136,21 @@ def test_the_mailers_tables(mailer_db: Database) -> None:
     assert found(mailer_db) == {"status_unknown"}
 
 
+def test_rows_without_a_campaign(mailer_db: Database) -> None:
+    """`run` refuses to count them, so doctor and setup do not call them good."""
+    db = mailer_db
+    campaign = fill(db)
+    prepare(db)
+    db.execute("ALTER TABLE email_queue DROP CONSTRAINT email_queue_campaign_id_fkey")
+    db.execute("DELETE FROM campaigns")
+    assert f"{campaign} (4 rows)" in findings(db)["campaign_missing"].finding
+    assert obstacle_codes(db) == {"campaign_missing"}
+    with db.connect() as conn, pytest.raises(UncountableError):
+        count(conn)
+    cured(db, "campaign_missing")
+    assert found(db) == set()
+
+
 def test_an_unlogged_queue(mailer_db: Database) -> None:
     mailer_db.execute("ALTER TABLE email_queue SET UNLOGGED")
     cured(mailer_db, "table_unlogged")
@@ -210,6 +228,25 @@ def test_a_database_without_an_encoding(pg: Database) -> None:
         finding = findings(Database(pg.server, name))["server_encoding"]
         assert finding.severity == "warning"
         assert "not UTF-8" in finding.finding
+    finally:
+        pg.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_names_that_are_no_utf8(pg: Database) -> None:
+    name = f"{pg.name}_1252"
+    pg.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING WIN1252 LOCALE 'C'")
+    db = Database(pg.server, name)
+    try:
+        db.execute(schema_sql())
+        db.execute(
+            "INSERT INTO campaigns (id, name, sent) SELECT g, 'n' || g || chr(233), 5 FROM generate_series(1, 20) g"
+        )
+        assert "campaign_names" not in findings(db)
+        for campaign in (7, 20):
+            db.execute("UPDATE campaigns SET name = convert_from('\\x81', 'WIN1252') WHERE id = %s", campaign)
+        assert "campaigns 7, 20 hold bytes of WIN1252" in findings(db)["campaign_names"].finding
+        assert not [code for code in findings(db) if code.endswith(("_failed", "_unseen"))]
+        cured(db, "campaign_names")
     finally:
         pg.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -366,6 +403,66 @@ def test_a_transaction_that_is_open_for_long(mailer_db: Database) -> None:
         assert f"Process {conn.info.backend_pid} (listmonk" in finding.finding
         run_fix(db, f"SELECT pg_terminate_backend({conn.info.backend_pid});")
         assert f"SELECT pg_terminate_backend({conn.info.backend_pid});" in finding.fix
+
+
+def test_a_young_transaction_counts_while_recounts_are_inconclusive(mailer_db: Database) -> None:
+    """Also where a role may not see for how long it has been open; its session, database and statement are named."""
+    db = mailer_db
+    role = db.role("LOGIN REPLICATION")
+    fill(db)
+    prepare(db, role=role)
+    db.execute("INSERT INTO sentstream.watermarks VALUES (0, 1, '0/1', 0, false, now(), NULL, '1', 1, 1, now())")
+    with open_transaction(db, "UPDATE email_queue SET priority = 2", "report") as conn:
+        (finding,) = [it for it in told(db, role) if f"Process {conn.info.backend_pid} " in it.finding]
+        for word in ("report", db.name, "a time not shown to this role", "last statement: not shown"):
+            assert word in finding.finding.replace("<insufficient privilege>", "not shown")
+        db.execute(f"GRANT pg_read_all_stats TO {role}")
+        assert all(f"Process {conn.info.backend_pid} " not in it.finding for it in told(db, role)), "under 5 s"
+        db.execute("UPDATE sentstream.watermarks SET based = true")
+        db.execute(f"REVOKE pg_read_all_stats FROM {role}")
+        assert all(f"Process {conn.info.backend_pid} " not in it.finding for it in told(db, role))
+    with open_transaction(db, "UPDATE email_queue SET priority = 3") as conn:
+        shown = findings(db, thresholds=Thresholds(transaction=0))["long_transaction"].finding
+        assert "last statement: UPDATE email_queue SET priority = 3" in shown
+
+
+def told(db: Database, role: str) -> list[Finding]:
+    with db.connect(user=role) as conn:
+        return [it for it in examine(conn, wanted(db), checks=CHECKS) if it.code == "long_transaction"]
+
+
+GUARDS = {
+    "trigger": "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "IF NEW.sent > 1 THEN RAISE SQLSTATE '09000'; END IF; RETURN NEW; END $$; "
+    "CREATE TRIGGER guarding BEFORE UPDATE ON campaigns FOR EACH ROW EXECUTE FUNCTION guard()",
+    "deferred trigger": "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "IF NEW.sent > 1 THEN RAISE EXCEPTION 'no'; END IF; RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER guarding AFTER "
+    "UPDATE OF sent ON campaigns DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION guard()",
+    "constraint": "ALTER TABLE campaigns ADD CONSTRAINT guarding CHECK (sent <= 1)",
+    "rule": "CREATE RULE guarding AS ON UPDATE TO campaigns WHERE NEW.sent > 1 DO INSTEAD NOTHING",
+}
+
+
+@pytest.mark.parametrize("kind", GUARDS)
+def test_what_keeps_a_counter_from_being_written_is_named(mailer_db: Database, kind: str) -> None:
+    db = mailer_db
+    campaign = fill(db)
+    prepare(db)
+    db.execute("UPDATE campaigns SET sent = 0")
+    db.execute(GUARDS[kind])
+    assert "counter_refused" not in findings(db), "as long as nothing is refused, a trigger is the mailer's own affair"
+    db.execute("INSERT INTO sentstream.watermarks VALUES (0, 1, '0/1', 0, true, now(), NULL, '1', 1, 1, now())")
+    db.execute(
+        "INSERT INTO sentstream.progress (campaign_id, partition, queue_sent, sent) VALUES (%s, 0, 2, 2)", campaign
+    )
+    finding = findings(db)["counter_refused"]
+    assert finding.severity == "critical"
+    assert f"{campaign} (0 shown, 2 counted)" in finding.finding
+    assert "guarding of public.campaigns" in finding.finding
+    assert ("COMMIT" in finding.finding) == (kind == "deferred trigger")
+    run_fix(db, finding.fix)
+    db.execute("UPDATE campaigns SET sent = 2")
+    assert found(db) == set()
 
 
 def test_a_check_that_takes_too_long_says_so(mailer_db: Database) -> None:

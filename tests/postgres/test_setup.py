@@ -458,12 +458,30 @@ def test_the_reader_makes_a_slot_again_that_stands_before_a_repair(mailer_db: Da
     assert missing(db).done
 
 
-def test_a_point_noted_on_another_server_says_nothing_here(mailer_db: Database) -> None:
-    """A database that was dumped and restored elsewhere brings its setup_state along."""
+#: a note that says which history it belongs to, as another part of the WAL, server or timeline would have written it
+OTHERS = {
+    "beyond the end of the WAL": "value || jsonb_build_object('lsn', 'FFFF/0')",
+    "of another server": "value || jsonb_build_object('system', '1', 'lsn', pg_current_wal_insert_lsn())",
+    "of a later timeline": "value || jsonb_build_object('timeline', 99, 'lsn', pg_current_wal_insert_lsn())",
+    "of an earlier release": "to_jsonb(pg_current_wal_insert_lsn()::text)",
+}
+
+
+@pytest.mark.parametrize("which", OTHERS)
+def test_a_point_noted_in_another_history_says_nothing_here(mailer_db: Database, which: str) -> None:
+    """A database that was dumped and restored elsewhere brings its setup_state along. Its slot is whole: setup notes
+    the point anew and leaves the slot as it is."""
     db = mailer_db
     prepare(db)
-    db.execute("""UPDATE sentstream.setup_state SET value = '"FFFF/0"' WHERE key = 'countable_from'""")
+    at = "SELECT confirmed_flush_lsn, xmin FROM pg_replication_slots WHERE slot_name = %s"
+    before = db.execute(at, db.slot)
+    db.execute("SELECT pg_logical_emit_message(false, 'x', 'y')")
+    db.execute(f"UPDATE sentstream.setup_state SET value = {OTHERS[which]} WHERE key = 'countable_from'")
     with db.connect() as conn:
         assert countable_from(conn) is None
         assert ensure(conn, db.slot)[1] is None
+        assert [step.code for step in prepare(db).steps] == ["countable_note"]
+        assert countable_from(conn) is not None
+        assert ensure(conn, db.slot)[1] is None
+    assert db.execute(at, db.slot) == before
     assert missing(db).done

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from connectors.postgres.setup import set_up
+from connectors.postgres.replication.slot import ensure
+from connectors.postgres.setup import look, set_up
+from connectors.postgres.setup.preconditions import unmet, wal_level
 from stream.core.errors import PreconditionError
 from stream.core.finding import Finding
 from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     fill,
+    findings,
     identity,
     mailer_works,
     missing,
@@ -261,6 +265,36 @@ def test_a_physical_slot(mailer_db: Database) -> None:
         assert "physical" in refuse(mailer_db, "slot_foreign").finding
     finally:
         mailer_db.execute("SELECT pg_drop_replication_slot(%s)", mailer_db.slot)
+
+
+def test_a_slot_that_sends_prepared_transactions(mailer_db: Database) -> None:
+    """Setup, doctor and the reader say the same."""
+    db = mailer_db
+    prepare(db, part="owner")
+    db.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, true)", db.slot)
+    obstacle = refuse(db, "slot_two_phase")
+    assert findings(db)["slot_two_phase"] == obstacle
+    with db.connect() as conn, pytest.raises(PreconditionError, match="two_phase"):
+        ensure(conn, db.slot)
+    cured(db, obstacle)
+    assert "slot_two_phase" not in findings(db)
+
+
+def test_a_server_that_raises_wal_level_by_itself_needs_no_restart(mailer_db: Database) -> None:
+    """As it says itself: no server that tests can start has `effective_wal_level` yet."""
+    with mailer_db.connect() as conn:
+        found = look(conn, wanted(mailer_db))
+    assert found.effective_wal_level is None
+    for level, effective, right in (
+        ("replica", None, False),
+        ("replica", "replica", True),
+        ("replica", "logical", True),
+        ("minimal", "minimal", False),
+        ("logical", "logical", True),
+    ):
+        given = replace(found, wal_level=level, effective_wal_level=effective)
+        assert (list(wal_level(given)) == []) == right
+        assert any(finding.code == "wal_level" for finding in unmet(given, wanted(mailer_db))) != right
 
 
 def test_a_server_without_logical_wal(private_mailer_db: Database) -> None:

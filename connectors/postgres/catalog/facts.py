@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from connectors.postgres.catalog.names import PLUGIN, Member, members
+from connectors.postgres.catalog.names import Member, members
 from connectors.postgres.catalog.rights import Right
+from connectors.postgres.catalog.slots import Slot
 
 IdentityMode = Literal["index", "full"]
 
@@ -122,38 +123,18 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """The slot of our name. ``stale``: it stands before the WAL that can be counted (see `countable_from`);
-    ``foreign``: it can't be ours, for it is physical, of another plugin or of another database."""
-
-    plugin: str | None
-    kind: str
-    database: str | None
-    temporary: bool
-    active_pid: int | None
-    holder: str | None
-    wal_status: str | None
-    stale: bool
-    here: bool
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it is physical, of another plugin, or of another database."""
-        return self.kind != "logical" or self.plugin != PLUGIN or not self.here
-
-    @property
-    def spent(self) -> bool:
-        """Whether it has to be made again: lost, or standing before the WAL that can be counted."""
-        return self.wal_status == "lost" or self.stale
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
-    """Everything that setup and doctor look at."""
+    """Everything that setup and doctor look at.
+
+    ``effective_wal_level``: of a server that raises ``wal_level`` by itself while a logical slot exists; None where the
+    server knows no such setting. ``countable_from``: see `countable`. ``bad_statuses`` and ``orphans``: rows of the
+    queue that can't be counted, by status or by the id of a campaign that does not exist.
+    """
 
     version: int
     recovering: bool
     wal_level: str
+    effective_wal_level: str | None
     database: str
     user: str
     superuser: bool
@@ -167,10 +148,12 @@ class Found:
     state: Mapping[str, Any]
     structure: Structure
     bad_statuses: tuple[tuple[str, int], ...]
+    orphans: tuple[tuple[str, int], ...]
     largest_id: int
     index: Index | None
     conflicts: tuple[Conflict, ...]
     taking_all: tuple[str, ...]
+    countable_from: str | None
     slot: Slot | None
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     missing: Mapping[str, tuple[Right, ...]] = field(default_factory=dict)

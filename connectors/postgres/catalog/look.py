@@ -13,9 +13,10 @@ from psycopg.rows import dict_row
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE
 from connectors.postgres.catalog.countable import countable_from
-from connectors.postgres.catalog.facts import Conflict, Found, Index, Slot, Table, Wanted
+from connectors.postgres.catalog.facts import Conflict, Found, Index, Table, Wanted
 from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, quoted
 from connectors.postgres.catalog.rights import missing_rights
+from connectors.postgres.catalog.slots import find_slot
 from connectors.postgres.catalog.structure import read_structure
 from stream.core.status import STATUSES
 
@@ -25,11 +26,13 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
     server = _one(conn, _SERVER)
     state = _state(conn)
     structure = read_structure(conn, wanted.publication, wanted.mailer_schema)
+    since = countable_from(conn) if state else None
     roles = _roles(conn, wanted, state)
     return Found(
         version=server["version"] // 10000,
         recovering=server["recovering"],
         wal_level=server["wal_level"],
+        effective_wal_level=server["effective_wal_level"],
         database=server["database"],
         user=server["role"],
         superuser=server["superuser"],
@@ -38,12 +41,12 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         may_index=_may_index(conn, wanted.mailer_schema),
         state=state,
         structure=structure,
-        bad_statuses=_bad_statuses(conn, wanted.mailer_schema, structure.tables) if wanted.owns else (),
         largest_id=_largest_id(conn, wanted.mailer_schema, structure.tables) if wanted.owns else 0,
         index=_index(conn, wanted.mailer_schema),
         conflicts=_conflicts(conn, wanted),
         taking_all=tuple(row["name"] for row in _all(conn, _TAKING_ALL, (wanted.publication,))),
-        slot=_slot(conn, wanted.slot, countable_from(conn) if state else None),
+        countable_from=since,
+        slot=find_slot(conn, wanted.slot, since),
         roles=roles,
         missing={
             role: missing_rights(conn, role, wanted.mailer_schema, wanted.write_back)
@@ -51,17 +54,33 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
             if exists
         },
         **_schema(conn),
+        **_uncountable(conn, wanted.mailer_schema, structure.tables if wanted.owns else {}),
     )
 
 
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS recovering,
-       current_setting('wal_level') AS wal_level, current_database()::text AS database, current_user::text AS role,
+       current_setting('wal_level') AS wal_level,
+       current_setting('effective_wal_level', true) AS effective_wal_level,
+       current_database()::text AS database, current_user::text AS role,
        r.rolsuper AS superuser,
        r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname = 'rds_replication'
                                                  AND pg_has_role(m.oid, 'USAGE')) AS replication,
        has_database_privilege(current_database(), 'CREATE') AS may_create
 FROM pg_roles r WHERE r.rolname = current_user
+"""
+
+# the queue is read once, and by the identity index alone where that is there
+_UNCOUNTABLE = """
+WITH grouped AS MATERIALIZED (
+    SELECT campaign_id, status::text AS status, count(*) AS n FROM {queue} GROUP BY 1, 2
+)
+SELECT 'status' AS what, status AS value, sum(n) AS n FROM grouped
+WHERE status <> ALL (%s::text[]) OR status IS NULL GROUP BY 2
+UNION ALL
+SELECT 'campaign', g.campaign_id::text, sum(g.n) FROM grouped g
+WHERE NOT EXISTS (SELECT FROM {campaigns} c WHERE c.id = g.campaign_id) GROUP BY 2
+ORDER BY 1, 2
 """
 
 _INDEX = """
@@ -99,15 +118,6 @@ _TAKING_ALL = """
 SELECT pubname::text AS name FROM pg_publication WHERE puballtables AND pubname <> %s::text ORDER BY 1
 """
 
-_SLOT = """
-SELECT s.plugin::text, s.slot_type::text AS kind, s.database::text, s.temporary, s.active_pid, s.wal_status::text,
-       coalesce(s.database = current_database(), false) AS here,
-       a.application_name::text AS holder,
-       coalesce(s.confirmed_flush_lsn < %s::pg_lsn, false) AS stale
-FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
-WHERE s.slot_name = %s::name
-"""
-
 
 def _may_index(conn: psycopg.Connection[Any], schema: str) -> bool:
     """Whether a new index may go into the mailer's schema; also where there is no such schema."""
@@ -129,22 +139,28 @@ def _largest_id(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str,
     return int(row["id"])
 
 
-def _bad_statuses(
-    conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]
-) -> tuple[tuple[str, int], ...]:
-    """Statuses outside the five, with the number of their rows; none where the table can't be read."""
-    queue = tables.get(EMAIL_QUEUE.name)
-    if queue is None or "status" not in queue.columns:
-        return ()
-    statement = (
-        f"SELECT status::text AS status, count(*) AS n FROM {quoted(schema, EMAIL_QUEUE.name)} "  # noqa: S608
-        "WHERE status::text <> ALL (%s::text[]) OR status IS NULL GROUP BY 1 ORDER BY 1"
-    )
-    try:
-        rows = _all(conn, statement, (list(STATUSES),))
-    except psycopg.errors.InsufficientPrivilege:
-        return ()
-    return tuple(("NULL" if row["status"] is None else repr(row["status"]), row["n"]) for row in rows)
+def _uncountable(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]) -> dict[str, Any]:
+    """Rows of the queue that can't be counted, with their number: those whose status is none of the five, and those
+    whose campaign does not exist. None where the tables can't be read."""
+    found: dict[str, list[tuple[str, int]]] = {"status": [], "campaign": []}
+    queue, campaigns = tables.get(EMAIL_QUEUE.name), tables.get(CAMPAIGNS.name)
+    if (
+        queue is not None
+        and campaigns is not None
+        and {"campaign_id", "status"} <= set(queue.columns)
+        and "id" in campaigns.columns
+    ):
+        statement = _UNCOUNTABLE.format(
+            queue=quoted(schema, EMAIL_QUEUE.name), campaigns=quoted(schema, CAMPAIGNS.name)
+        )
+        try:
+            rows = _all(conn, statement, (list(STATUSES),))
+        except psycopg.errors.InsufficientPrivilege:
+            rows = []
+        for row in rows:
+            value = "NULL" if row["value"] is None else repr(row["value"]) if row["what"] == "status" else row["value"]
+            found[row["what"]].append((value, int(row["n"])))
+    return {"bad_statuses": tuple(found["status"]), "orphans": tuple(found["campaign"])}
 
 
 def _index(conn: psycopg.Connection[Any], schema: str) -> Index | None:
@@ -163,12 +179,6 @@ def _conflicts(conn: psycopg.Connection[Any], wanted: Wanted) -> tuple[Conflict,
         )
         for row in rows
     )
-
-
-def _slot(conn: psycopg.Connection[Any], name: str, countable_from: str | None) -> Slot | None:
-    for row in _all(conn, _SLOT, (countable_from, name)):
-        return Slot(**row)
-    return None
 
 
 def _schema(conn: psycopg.Connection[Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import psycopg
 from connectors.postgres.catalog.facts import Wanted
 from connectors.postgres.catalog.look import look
 from connectors.postgres.catalog.names import quoted
-from connectors.postgres.doctor import access, mailer, publication, server, slot
+from connectors.postgres.doctor import access, counters, mailer, publication, server, slot, transactions
 from connectors.postgres.doctor.target import Check, Target, Thresholds
 from stream.core.errors import UnreachableError
 from stream.core.finding import Finding, critical, warning
@@ -19,8 +19,10 @@ CHECKS: tuple[Check, ...] = (
     *server.CHECKS,
     *access.CHECKS,
     *mailer.CHECKS,
+    *counters.CHECKS,
     *publication.CHECKS,
     *slot.CHECKS,
+    *transactions.CHECKS,
 )
 
 

@@ -73,7 +73,10 @@ def encoding(target: Target) -> Iterator[Finding]:
 
 def wal_level(target: Target) -> Iterator[Finding]:
     """Without it no logical decoding."""
-    yield from target.findings_or_ok(preconditions.wal_level, "wal_level", "wal_level is logical.")
+    said = f"wal_level is {target.found.wal_level}."
+    if target.found.wal_level != "logical":
+        said = f"{said[:-1]}, which this server raises to logical while a logical slot exists."
+    yield from target.findings_or_ok(preconditions.wal_level, "wal_level", said)
 
 
 def slots_left(target: Target) -> Iterator[Finding]:

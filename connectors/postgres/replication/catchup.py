@@ -21,7 +21,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from connectors.postgres.replication.slot import drop, find
+from connectors.postgres.catalog.slots import find_slot
+from connectors.postgres.replication.slot import drop
 from connectors.postgres.replication.walsender import NOTHING, Gulp, quoted, readable
 from stream.core.position import lsn_text
 
@@ -75,7 +76,7 @@ class Catchup:
         self._connection.execute(
             "SELECT pg_copy_logical_replication_slot(%s::name, %s::name, true)", (self._slot, self._copy)
         )
-        copied = find(self._connection, self._copy)
+        copied = find_slot(self._connection, self._copy)
         assert copied is not None
         self._ask()
         return copied.confirmed

@@ -1,7 +1,7 @@
 """The replication slot, as the server sees it: is it there, whose is it, does it still hold what we need?
 
 The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by somebody begins beyond the
-state's position, and the gap rule does the rest (DESIGN 2).
+state's position, and the gap rule does the rest. See docs/design/batches.md.
 """
 
 from __future__ import annotations
@@ -13,42 +13,15 @@ from typing import Any
 import psycopg
 
 from connectors.postgres.catalog.countable import countable_from
+from connectors.postgres.catalog.slots import Slot, find_slot, unusable
 from stream.core.align import Snapshot
 from stream.core.errors import PreconditionError
 from stream.core.position import parse_lsn
 
 Connection = psycopg.Connection[Any]
 
-#: error class 55, and what the server says of a slot that lost its WAL
+#: from this version on a slot may be kept on standbys
 _CAN_FAILOVER = 170_000
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A row of ``pg_replication_slots``. ``confirmed``: LSN; ``lost``: it was invalidated, or its WAL is gone."""
-
-    name: str
-    plugin: str | None
-    database: str | None
-    temporary: bool
-    active_pid: int | None
-    confirmed: int
-    wal_status: str | None
-    lost: bool
-
-
-def find(connection: Connection, name: str) -> Slot | None:
-    """The slot of that name; names are cluster-wide, so it may be another database's."""
-    row = connection.execute(
-        "SELECT slot_name, plugin, database, temporary, active_pid, coalesce(confirmed_flush_lsn, '0/0')::text,"
-        " wal_status, to_jsonb(s) FROM pg_replication_slots s WHERE slot_name = %s::text",
-        (name,),
-    ).fetchone()
-    if row is None:
-        return None
-    everything = row[7]
-    lost = row[6] == "lost" or bool(everything.get("invalidation_reason")) or bool(everything.get("conflicting"))
-    return Slot(row[0], row[1], row[2], row[3], row[4], parse_lsn(row[5]), row[6], lost)
 
 
 def ensure(connection: Connection, name: str) -> tuple[Slot, str | None]:
@@ -56,38 +29,29 @@ def ensure(connection: Connection, name: str) -> tuple[Slot, str | None]:
 
     :exc:`PreconditionError` where the name belongs to something that we must not touch, or we may not make it.
     """
-    slot = find(connection, name)
+    slot = find_slot(connection, name, countable_from(connection))
     done = None
     if slot is not None:
-        check_ours(connection, slot)
+        check_ours(slot)
         if slot.lost:
             connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
             done, slot = f"slot {name} had lost its WAL ({slot.wal_status}) and was made again", None
-        elif slot.active_pid is None and slot.confirmed < parse_lsn(countable_from(connection) or "0/0"):
+        elif slot.active_pid is None and slot.stale:
             connection.execute("SELECT pg_drop_replication_slot(%s::name)", (name,))
             done, slot = f"slot {name} stood before publication and identities were right and was made again", None
     if slot is None:
         create(connection, name)
         done = done or f"slot {name} was made"
-        slot = find(connection, name)
+        slot = find_slot(connection, name)
     if slot is None:
         raise PreconditionError(f"the slot {name} vanished as it was made.", "Look who drops it; then start again.")
     return slot, done
 
 
-def check_ours(connection: Connection, slot: Slot) -> None:
-    """:exc:`PreconditionError` where the slot is another plugin's or another database's."""
-    if slot.plugin != "pgoutput":
-        raise PreconditionError(
-            f"the slot {slot.name} is of plugin {slot.plugin or '(physical)'}, not pgoutput.",
-            "Give SLOT_NAME another name, or drop that slot if nobody needs it.",
-        )
-    row = connection.execute("SELECT current_database()").fetchone()
-    if row is not None and slot.database != row[0]:
-        raise PreconditionError(
-            f"the slot {slot.name} belongs to database {slot.database}, not {row[0]}: slot names are cluster-wide.",
-            "Give SLOT_NAME another name.",
-        )
+def check_ours(slot: Slot) -> None:
+    """:exc:`PreconditionError` where the slot can't be read by us: another plugin's, another database's, two-phase."""
+    for finding in unusable(slot):
+        raise PreconditionError(finding.finding, finding.fix)
 
 
 def create(connection: Connection, name: str) -> None:

@@ -19,7 +19,8 @@ from typing import Literal
 
 from connectors.mailer.tables import EMAIL_QUEUE
 from connectors.postgres.catalog.conformance import conformance
-from connectors.postgres.catalog.facts import Found, IdentityMode, Slot, Wanted, mode
+from connectors.postgres.catalog.countable import NOTE
+from connectors.postgres.catalog.facts import Found, IdentityMode, Wanted, mode
 from connectors.postgres.catalog.names import (
     ACTIONS,
     IDENTITY_COLUMNS,
@@ -32,12 +33,19 @@ from connectors.postgres.catalog.names import (
     quoted,
 )
 from connectors.postgres.catalog.rights import READ_ONLY, merged
+from connectors.postgres.catalog.slots import Slot
 from connectors.postgres.setup.preconditions import OF_OWNERS, unmet
 from connectors.postgres.setup.versions import migrations, release
 from stream.core.finding import Finding
 
 #: whether a member of the publication shall have its column list
 Listed = Callable[[Member], bool]
+
+# where our slot stands, if it is there, else the end of the WAL
+_HELD = (
+    "least(pg_current_wal_insert_lsn(), (SELECT confirmed_flush_lsn FROM pg_replication_slots "
+    "WHERE slot_name = {} AND database = current_database()))"
+)
 
 # differences that leave what flows through the publication whole
 _HARMLESS = frozenset({"publication_others", "schema_missing"})
@@ -165,14 +173,16 @@ def _identity_and_publication(found: Found, wanted: Wanted) -> Iterator[Step]:
     queue = (wanted.mailer_schema, EMAIL_QUEUE.name)
     has_list = found.publication is not None and found.publication.members.get(queue, (None, False))[0] is not None
     yield from publication + identity if target == "full" and has_list else identity + publication
-    wrong = any(finding.code not in _HARMLESS for finding in conformance(found.structure))
-    if wrong or "countable_from" not in found.state:
-        yield Step(
-            "countable",
-            "Note from which point on the WAL can be counted",
-            "owner",
-            (_remember("countable_from", raw="to_jsonb(pg_current_wal_insert_lsn()::text)"),),
-        )
+    if any(finding.code not in _HARMLESS for finding in conformance(found.structure)):
+        yield _countable("countable", "pg_current_wal_insert_lsn()")
+    elif found.countable_from is None:
+        # nothing was wrong, so what the slot still holds can be counted
+        yield _countable("countable_note", _HELD.format(literal(wanted.slot)))
+
+
+def _countable(code: str, point: str) -> Step:
+    note = _remember("countable_from", raw=NOTE.format(point))
+    return Step(code, "Note from which point on this server's WAL can be counted", "owner", (note,))
 
 
 def _identity(found: Found, wanted: Wanted, target: IdentityMode) -> Iterator[Step]:
@@ -284,7 +294,7 @@ def _remember(key: str, value: object = None, *, raw: str = "") -> str:
 
 def _slot(found: Found, wanted: Wanted, *, renewed: bool) -> Iterator[Step]:
     slot = found.slot
-    if slot is not None and slot.foreign:
+    if slot is not None and (slot.foreign or slot.two_phase):
         return
     name = quoted(wanted.slot)
     if wanted.temporary_slot:
@@ -300,7 +310,7 @@ def _slot(found: Found, wanted: Wanted, *, renewed: bool) -> Iterator[Step]:
 
 
 def _why_spent(slot: Slot) -> str:
-    if slot.wal_status == "lost":
+    if slot.lost:
         return "whose WAL is gone"
     return "which stands before the point from which on the WAL can be counted"
 

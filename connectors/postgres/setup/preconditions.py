@@ -17,7 +17,8 @@ from connectors.postgres.catalog.conformance import (
     table_findings,
 )
 from connectors.postgres.catalog.facts import Found, Table, Wanted, mode
-from connectors.postgres.catalog.names import IDENTITY_COLUMNS, IDENTITY_INDEX, PLUGIN, SCHEMA, literal, quoted
+from connectors.postgres.catalog.names import IDENTITY_COLUMNS, IDENTITY_INDEX, SCHEMA, quoted
+from connectors.postgres.catalog.slots import unusable
 from connectors.postgres.setup.versions import migrations
 from stream.core.finding import Finding, critical
 from stream.core.status import STATUSES
@@ -26,6 +27,8 @@ from stream.core.status import STATUSES
 OLDEST_SERVER: Final = 15
 #: campaigns are counted by `integer`, as the mailer's own schema has them
 LARGEST_ID: Final = 2**31 - 1
+#: campaigns named in a finding
+_SHOWN: Final = 5
 #: in the way only where the owner has something to make or change
 OF_OWNERS: Final = frozenset({"owner_right", "schema_owner", "publication_owner"})
 
@@ -66,8 +69,9 @@ def server_standby(found: Found) -> Iterator[Finding]:
 
 
 def wal_level(found: Found) -> Iterator[Finding]:
-    """Whether the WAL can be decoded."""
-    if found.wal_level != "logical":
+    """Whether the WAL can be decoded. A server that has ``effective_wal_level`` raises ``replica`` by itself."""
+    raises = found.effective_wal_level is not None and found.wal_level == "replica"
+    if found.wal_level != "logical" and not raises:
         yield critical(
             "wal_level",
             f"wal_level is {found.wal_level}; logical decoding needs logical.",
@@ -99,6 +103,15 @@ def mailer_tables(found: Found, wanted: Wanted) -> Iterator[Finding]:
             f"{quoted(wanted.mailer_schema, EMAIL_QUEUE.name)} has rows whose status is none of {', '.join(STATUSES)}: "
             f"{shown}.",
             "Give these rows one of the five statuses, or delete them.",
+        )
+    if found.orphans:
+        queue, campaigns_name = (quoted(wanted.mailer_schema, name) for name in (EMAIL_QUEUE.name, CAMPAIGNS.name))
+        shown = ", ".join(f"{campaign} ({count} rows)" for campaign, count in found.orphans[:_SHOWN])
+        more = f" and {len(found.orphans) - _SHOWN} others" if len(found.orphans) > _SHOWN else ""
+        yield critical(
+            "campaign_missing",
+            f"{queue} has rows of campaigns that do not exist: {shown}{more}.",
+            f"DELETE FROM {queue} q WHERE NOT EXISTS (SELECT FROM {campaigns_name} c WHERE c.id = q.campaign_id);",  # noqa: S608
         )
     if found.largest_id > LARGEST_ID:
         yield critical(
@@ -289,31 +302,12 @@ def _role(found: Found, wanted: Wanted) -> Iterator[Finding]:
         )
 
 
-def slot_foreign(found: Found, wanted: Wanted) -> Iterator[Finding]:
-    """The slot of our name belongs to something else."""
-    slot, name = found.slot, quoted(wanted.slot)
-    if slot is None or not slot.foreign:
-        return
-    if slot.kind != "logical":
-        what = f"Slot {name} is a physical one."
-    elif slot.plugin != PLUGIN:
-        what = f"Slot {name} has plugin {slot.plugin}, not {PLUGIN}."
-    else:
-        what = f"Slot {name} belongs to database {quoted(slot.database or '')}; names of slots are cluster-wide."
-    yield critical(
-        "slot_foreign",
-        what,
-        "Choose another name by SLOT_NAME, or drop it if nothing reads it: "
-        f"SELECT pg_drop_replication_slot({literal(wanted.slot)});",
-        "replication",
-    )
-
-
 def _slot(found: Found, wanted: Wanted) -> Iterator[Finding]:
     slot = found.slot
-    if slot is not None and slot.foreign:
-        yield from slot_foreign(found, wanted)
-        return
+    if slot is not None:
+        yield from unusable(slot)
+        if slot.foreign:
+            return
     if wanted.temporary_slot:
         return
     if slot is None or slot.spent:
