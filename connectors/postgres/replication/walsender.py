@@ -118,7 +118,7 @@ class Walsender:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
         if state == "55006":  # object_in_use: replication slot "x" is active for PID n
             raise SlotBusyError(f"{said}.", "It is taken over as soon as that session ends.")
-        if state == "42704" or "does not exist" in said:
+        if state == "42704":  # undefined_object: the slot
             raise PreconditionError(f"{said}.", "Run `sentstream setup`.")
         raise PreconditionError(
             f"the slot {slot} can't be read from: {said}.", "`sentstream doctor` says what is wrong with it."
@@ -184,7 +184,7 @@ class Walsender:
         result = self._pg.get_result()
         said = _message(result) if result is not None else ""
         state = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
-        if state == b"42704" and said.startswith("publication"):
+        if state == b"42704":  # undefined_object: once a stream runs, only the publication is looked up by name
             raise PublicationMissingError(f"{said}, or did not where the slot reads.", "Run `sentstream setup`.")
         raise psycopg.OperationalError(said or "the server ended the replication stream")
 

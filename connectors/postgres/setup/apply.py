@@ -232,7 +232,7 @@ def _explained(
         )
     if isinstance(error, psycopg.errors.ObjectInUse):
         return BlockedError(
-            f"{step.purpose}: the slot is in use{_holder(conn, error)}.",
+            f"{step.purpose}: the slot is in use{_holder(conn, step)}.",
             f"Stop that process (sentstream run or read), {again}",
         )
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -252,14 +252,14 @@ def _explained(
     return PreconditionError(what, "Put that right, " + again)
 
 
-def _holder(conn: psycopg.Connection[Any], error: psycopg.Error) -> str:
-    """Who has the slot that the error speaks of."""
+def _holder(conn: psycopg.Connection[Any], step: Step) -> str:
+    """Who has the slot that the step's statements name."""
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             "SELECT a.pid, a.application_name, a.usename::text AS role, a.client_addr::text AS address "
             "FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid "
-            "WHERE position('\"' || s.slot_name || '\"' IN %s::text) > 0",
-            (_message(error),),
+            "WHERE position(quote_literal(s.slot_name) IN %s::text) > 0",
+            (" ".join(step.statements),),
         ).fetchall()
     if not rows:
         return ""
