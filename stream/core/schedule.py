@@ -48,6 +48,9 @@ GAP_PAUSE: Final = 15.0
 PENDING_PAUSE: Final = 60.0
 INCONCLUSIVE_PAUSE: Final = 60.0
 FAILURE_PAUSE: Final = 60.0
+#: longest pause after a failed run where one is due before a pause: the counter may be 15 s old then, and counting and
+#: raising take their time
+URGENT_PAUSE: Final = 3.0
 #: the mailer goes on for up to an hour after a pause; rows that a killed sender left `sending` stay so for good
 #: a run that was counted before the reader took its slot can't be concluded: the first waits this long for the stream
 START_PATIENCE: Final = 5.0
@@ -83,6 +86,10 @@ class Repeat:
 
     pause: float = 0.0
     at: float = float("-inf")
+
+    def within(self, most: float) -> float:
+        """When, if no pause may be longer than ``most``."""
+        return self.at - max(0.0, self.pause - most)
 
     def again(self, now: float, first: float, most: float, growth: float = 2.0) -> Repeat:
         pause = min(most, self.pause * growth if self.pause else first)
@@ -170,7 +177,8 @@ def due(agenda: Agenda, facts: Facts, interval: float, now: float) -> tuple[Trig
     ``interval``: RECOUNT_INTERVAL. Nothing is due before a stream has ever run: nobody could compare, and no floor
     could be set.
     """
-    if not facts.partitions or now < agenda.failure.at:
+    urgent = "before_pause" in agenda.events
+    if not facts.partitions or now < (agenda.failure.within(URGENT_PAUSE) if urgent else agenda.failure.at):
         return ()
     found = set(_levels(agenda, facts, interval, now)) if agenda.ready else set()
     if agenda.events_since is not None and (now - agenda.events_since >= GATHER or agenda.events & URGENT or found):
@@ -198,7 +206,8 @@ def _levels(agenda: Agenda, facts: Facts, interval: float, now: float) -> Iterab
         yield facts.inconclusive
     if any(drain.due(now) for drain in agenda.drains.values()):
         yield "drain"
-    if agenda.started and (facts.run_age is None or facts.run_age >= interval):
+    # a negative age is that of a clock that was put back
+    if agenda.started and (facts.run_age is None or abs(facts.run_age) >= interval):
         yield "interval"
 
 

@@ -1,16 +1,15 @@
-"""The reconciler: counts when the schedule says so, then looks after every run until it is sealed, whoever began it.
+"""The reconciler: counts when the schedule says so, then follows every run until it is sealed.
 
-A thin loop over one connection. What is due is decided by ``stream/core/schedule.py`` and ``stream/core/window.py``;
-the counting, the raising and the chain are ``connectors/postgres/{recount,raising,reports}.py``. A look, some times a
-second:
+A thin loop over one connection. ``stream/core/schedule.py`` and ``stream/core/window.py`` decide what is due;
+``connectors/postgres/store`` counts, raises and seals. One poll, some times a second:
 
     facts   -> agenda -> due triggers -> one recount
-    runs    -> settled: observations, seal, one log line, news of drift
-               not answered in time: raise campaigns.sent (DESIGN 4), once
-    stream  -> news of stall and recovery
+    runs    -> inconclusive without a baseline, or not answered in time: raise campaigns.sent
+               settled: observations, seal, one log line, a notification of drift
+    stream  -> notifications of stall and recovery
     hourly  -> retention
 
-Embedded it is a thread of ``run``; in the Kafka shape a process of its own (``main``).
+A thread of ``run`` in the embedded mode, a process of its own in the Kafka mode (``main``). See docs/design/recount.md.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from connectors.mailer.tracking import Observation, news
 from connectors.mailer.window import read_window
 from connectors.postgres.connect import connect
 from connectors.postgres.queries import recount_state
-from connectors.postgres.store import raise_counters, recount, reports
+from connectors.postgres.store import recount, reports
 from stream.config.settings import Settings
 from stream.core import schedule
 from stream.core.errors import ConfigurationError, SentstreamError
@@ -43,18 +42,18 @@ from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.metrics.observed import RecountMetrics
 from stream.metrics.states import ReconcilerState, reconciler_families, reconciler_health
-from stream.reconcile.runs import conclude, log_run, observe, recount_once, request
+from stream.reconcile.runs import log_run, observe, raise_ahead, request
 from stream.reconcile.webhook import Notifier
 from stream.service.signals import CurrentSettings, until_signalled
 
 log = logging.getLogger("sentstream.reconciler")
 
-#: seconds between two looks: while something is under way, and at rest
-BUSY_LOOK: Final = 0.1
-LOOK: Final = 1.0
-#: seconds between two looks at the statuses (where the log does not tell them) and at what drains
-STATUS_LOOK: Final = 5.0
-#: `as_of` may be this old (s) while the stream counts as up; older than STALLED is news
+#: seconds between two polls: while something is under way, and at rest
+BUSY_POLL: Final = 0.1
+POLL: Final = 1.0
+#: seconds between two readings of the statuses (where the WAL does not tell them) and of paused campaigns that drain
+STATUS_POLL: Final = 5.0
+#: `as_of` may be this old (s) while the stream counts as up; older than STALLED is a stall
 UP: Final = 5.0
 STALLED: Final = 30.0
 #: seconds between two observations: for triggers that come often, and for the others
@@ -64,12 +63,10 @@ OBSERVE_LEAST: Final = 5.0
 #: as the greatest age of the counter, and counting and raising take their time
 HALFWAY: Final = 7.0
 PRUNE_EVERY: Final = 3600.0
-#: runs sealed at one look: after an outage there may be thousands, and counting goes on
+#: runs sealed in one poll: after an outage there may be thousands, and counting goes on
 SEALS: Final = 20
-#: drifts that a message to NOTIFY_URL carries
-TOLD_DRIFTS: Final = 50
-
-__all__ = ["Reconciler", "conclude", "main", "recount_once", "request"]
+#: drifts that one notification carries
+NOTIFIED_DRIFTS: Final = 50
 
 
 def utc_now() -> datetime:
@@ -77,9 +74,8 @@ def utc_now() -> datetime:
 
 
 class Reconciler:
-    """Run it in a thread. ``settings``: those in force now (they may be read again); ``wall``: the clock by which the
-    send window is judged, ``seconds`` that of pauses; ``follow_log``: a stream in this process tells changes of status
-    (`saw_status`)."""
+    """Run it in a thread. ``settings``: the current ones; ``wall``: the clock by which the send window is judged,
+    ``seconds`` that of pauses; ``follow_log``: a stream in this process reports changes of status (`saw_status`)."""
 
     def __init__(
         self,
@@ -95,7 +91,7 @@ class Reconciler:
         self._follow_log = follow_log
         self._notifier = Notifier(lambda: settings().notify_url)
         self._wake = threading.Event()
-        self._heard: deque[tuple[int, str, str]] = deque()
+        self._reported: deque[tuple[int, str, str]] = deque()
         self._unbased = False
         self._agenda = Agenda()
         self._watch: Watch | None = None
@@ -107,15 +103,15 @@ class Reconciler:
         self._stalled = False
         self._began = seconds()
         self._closing_again: float | None = None
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self.state = ReconcilerState()
         self.metrics = RecountMetrics()
 
-    # ---- what others tell it ------------------------------------------------------------------------------------
+    # ---- what other threads report ------------------------------------------------------------------------------
 
     def saw_status(self, campaign: int, old: str, new: str) -> None:
-        """A campaign's status changed, as the log shows it. From any thread; never blocks."""
-        self._heard.append((campaign, old, new))
+        """A campaign's status changed, as the WAL shows it. From any thread; never blocks."""
+        self._reported.append((campaign, old, new))
         self._wake.set()
 
     def saw_unbased(self) -> None:
@@ -126,7 +122,7 @@ class Reconciler:
     def request_now(
         self, requested_by: str, rebase: recount.Rebase = None, trigger: Trigger = "manual", timeout: float = 30.0
     ) -> Run:
-        """Count now, in the caller's thread, on a connection of its own; the open run, which the loop looks after."""
+        """Count now, in the caller's thread, on a connection of its own; the open run, which the loop follows."""
         settings = self._settings()
         with connect(settings.require_database(), "recount") as conn:
             run = request(conn, settings, trigger, requested_by, rebase=rebase, turn=timeout)
@@ -136,8 +132,8 @@ class Reconciler:
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. A lost connection is opened again, and a fault of ours ends one look and no more: only
-        a setting that is wrong is raised."""
+        """Until ``stop`` is set. A lost connection is opened again, and an unexpected exception aborts only the current
+        poll: only a setting that is wrong is raised."""
         backoff = Backoff(first=0.5, most=self._settings().reconnect_max)
         try:
             while not stop.is_set():
@@ -149,7 +145,7 @@ class Reconciler:
                     raise
                 except Exception as error:
                     known = isinstance(error, (SentstreamError, psycopg.Error, OSError))
-                    self._say("session", f"the reconciler tries again: {_plain(error)}", known=known)
+                    self._log_once("session", f"the reconciler tries again: {_plain(error)}", known=known)
                     backoff = backoff.failed()
                     stop.wait(backoff.pause)
         finally:
@@ -159,28 +155,28 @@ class Reconciler:
         while not stop.is_set():
             busy = self.poll(conn)
             self.state.connected, self.state.round_at = True, time.monotonic()
-            self._say("session", "")
-            deadline = time.monotonic() + (BUSY_LOOK if busy else LOOK)
+            self._log_once("session", "")
+            deadline = time.monotonic() + (BUSY_POLL if busy else POLL)
             while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
                 if self._wake.wait(min(left, 0.25)):
                     self._wake.clear()
-                    stop.wait(0.02)  # a flood of news is one look
+                    stop.wait(0.02)  # a burst of reports is one poll
                     break
 
     def poll(self, conn: psycopg.Connection[Any]) -> bool:
-        """Look once, and do what is due; whether something is under way, so that the next look should be soon."""
+        """Read the state once, and do what is due; whether the next poll should be soon."""
         settings, now = self._settings(), self._seconds()
         seen = recount_state.read_recount_state(conn)
-        up = seen.as_of_age is not None and seen.as_of_age <= UP
+        up = _age_within(seen.as_of_age, UP)
         facts = self._facts(conn, settings, seen, up, now)
-        self._hear(conn, settings, up, now)
-        self._look_at_window(conn, settings, up, now)
+        self._read_statuses(conn, settings, up, now)
+        self._check_window(conn, settings, up, now)
         self._agenda = schedule.noticed(self._agenda, facts, now)
         triggers = schedule.due(self._agenda, facts, settings.recount_interval, now)
         if triggers:
             self._count(conn, settings, triggers, facts)
-        waiting = self._look_after_runs(conn, settings, up)
-        self._look_at_stream(seen, now)
+        waiting = self._follow_runs(conn, settings, up)
+        self._notify_of_stream(seen, now)
         self._prune(conn, settings, now)
         starting = seen.partitions > 0 and not self._agenda.started
         return waiting or starting or self._agenda.events_since is not None
@@ -189,7 +185,7 @@ class Reconciler:
         self, conn: psycopg.Connection[Any], settings: Settings, seen: recount_state.RecountState, up: bool, now: float
     ) -> Facts:
         sending = None
-        if seen.partitions and self._turn("draining", now, STATUS_LOOK):
+        if seen.partitions and self._turn("draining", now, STATUS_POLL):
             sending = recount_state.read_draining(conn, settings.mailer_schema, stream_up=up and seen.based)
         known: Trigger | None = next((t for t in schedule.ORDER if t == seen.trigger), None)
         return Facts(
@@ -212,25 +208,25 @@ class Reconciler:
 
     # ---- events -------------------------------------------------------------------------------------------------
 
-    def _hear(self, conn: psycopg.Connection[Any], settings: Settings, up: bool, now: float) -> None:
-        """Changes of status: from the log, or by looking where it does not tell them (now)."""
+    def _read_statuses(self, conn: psycopg.Connection[Any], settings: Settings, up: bool, now: float) -> None:
+        """Changes of status: from the WAL, or from the table while the stream is down."""
         first = not self._statuses
-        if (first or not self._follow_log or not up) and self._turn("statuses", now, STATUS_LOOK):
+        if (first or not self._follow_log or not up) and self._turn("statuses", now, STATUS_POLL):
             statuses = recount_state.read_statuses(conn, settings.mailer_schema)
             if not first:
                 changed = ((c, self._statuses.get(c, ""), new) for c, new in statuses.items())
-                self._heard.extend(change for change in changed if change[1] != change[2])
+                self._reported.extend(change for change in changed if change[1] != change[2])
             else:
                 self._statuses = statuses
-        while self._heard:
-            campaign, old, new = self._heard.popleft()
+        while self._reported:
+            campaign, old, new = self._reported.popleft()
             if self._statuses.get(campaign) == new:
-                continue  # told twice
+                continue  # reported twice
             self._statuses[campaign] = new
             self._agenda = schedule.saw_status(self._agenda, old, new, now)
 
-    def _look_at_window(self, conn: psycopg.Connection[Any], settings: Settings, up: bool, now: float) -> None:
-        if not self._turn("window", now, LOOK * 0.9):
+    def _check_window(self, conn: psycopg.Connection[Any], settings: Settings, up: bool, now: float) -> None:
+        if not self._turn("window", now, POLL * 0.9):
             return
         window = self._window(conn, settings)
         wall = self._wall()
@@ -248,9 +244,9 @@ class Reconciler:
         try:
             window = read_window(conn, settings.mailer_schema, zone=settings.timezone)
         except ConfigurationError as error:
-            self._say("window", str(error))
+            self._log_once("window", str(error))
             return always_open()
-        self._say("window", "")
+        self._log_once("window", "")
         return window
 
     # ---- counting -----------------------------------------------------------------------------------------------
@@ -266,58 +262,59 @@ class Reconciler:
             self._agenda = schedule.failed(self._agenda, now)
             self.metrics.failed()
             self._unbased = self._unbased or not facts.based
-            self._say("recount", f"no recount ({', '.join(triggers)}): {error}")
+            self._log_once("recount", f"no recount ({', '.join(triggers)}): {error}")
             return
-        self._say("recount", "")
+        self._log_once("recount", "")
         self._agenda = schedule.counted(self._agenda, facts, now)
         log.debug("run %d counted at %s in %.1f ms (%s)", run.run_id, run.lsn, run.count_ms, ", ".join(triggers))
 
     # ---- runs ---------------------------------------------------------------------------------------------------
 
-    def _look_after_runs(self, conn: psycopg.Connection[Any], settings: Settings, up: bool) -> bool:
-        """Seal what is settled, raise what waits too long; whether a run is young enough to be answered soon."""
-        oldest, abandon = reports.oldest_open(conn), settings.report_retention
-        if oldest is None:
+    def _follow_runs(self, conn: psycopg.Connection[Any], settings: Settings, up: bool) -> bool:
+        """Raise what can't wait, seal what is settled; whether an answer may come soon.
+
+        A run that no partition without a baseline can conclude raises at once, before it is sealed. Otherwise the
+        newest run raises when the oldest one without an answer has waited for too long: a newer one does not start the
+        wait anew. With the stream down before a pause there is no time to wait.
+        """
+        newest, oldest = reports.newest_open(conn), reports.oldest_open(conn)
+        if newest is None or oldest is None:
             self._raised.clear()
             return False
-        if oldest.settled or oldest.age > abandon:
-            observer = self._observer(conn, settings)
-            for report in reports.seal_settled(conn, observe=observer, abandon_after=abandon, most=SEALS):
-                self._report(report)
-        newest = reports.newest_open(conn)
-        if newest is None:
-            return False
-        if settings.write_back:
-            self._raise(conn, settings, newest, up)
-        return oldest.settled or newest.age < settings.recount_patience * 2
+        if newest.inconclusive:
+            self._raise(conn, settings, newest)
+        if oldest.settled or oldest.age > settings.report_retention:
+            self._seal(conn, settings)
+            oldest = reports.oldest_open(conn)
+        if oldest is None or oldest.settled:
+            return True
+        urgent = newest.trigger == "before_pause" and not up
+        if not newest.settled and (urgent or not _age_within(oldest.age, settings.recount_patience)):
+            self._raise(conn, settings, newest)
+        return _age_within(newest.age, settings.recount_patience * 2)
 
-    def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.OpenRun, up: bool) -> None:
-        """The newest run alone: it counted last. Where the stream is down before a pause there is no time to wait."""
+    def _raise(self, conn: psycopg.Connection[Any], settings: Settings, newest: reports.OpenRun) -> None:
+        """Once a run; again after a second for campaigns that another transaction had locked."""
         now = self._seconds()
-        patience = 0.0 if newest.trigger == "before_pause" and not up else settings.recount_patience
-        if newest.settled or newest.age < patience or now < self._raised.get(newest.run_id, 0.0):
+        if now < self._raised.get(newest.run_id, 0.0):
             return
-        raised = raise_counters.raise_counters(conn, newest.run_id, mailer_schema=settings.mailer_schema)
+        raised = raise_ahead(conn, settings, newest.run_id)
         self._raised = {newest.run_id: now + 1.0 if raised.held else float("inf")}
         self.metrics.raised(len(raised.raises))
-        if raised.raises:
-            log.warning(
-                "run %d is not comparable yet (the stream is %s): raised campaigns.sent of %d campaigns by %d in all%s",
-                newest.run_id,
-                "behind" if up else "down",
-                len(raised.raises),
-                sum(r.after - r.before for r in raised.raises),
-                f", {len(raised.held)} more are locked" if raised.held else "",
-            )
+
+    def _seal(self, conn: psycopg.Connection[Any], settings: Settings) -> None:
+        observer, abandon = self._observer(conn, settings), settings.report_retention
+        for report in reports.seal_settled(conn, observe=observer, abandon_after=abandon, most=SEALS):
+            self._report(report)
 
     def _report(self, report: Report) -> None:
-        """The run's log line, and news of drift."""
+        """The run's log line, and a notification of drift."""
         log_run(report)
         self.metrics.observe(report)
         if report.run.tally.drift:
             drifts = [v.as_json() for v in report.verdicts if v.verdict == "drift"]
             run = {**report.run.as_json(), "observations": len(report.run.observations)}
-            self._notifier.notify("drift", {"run": run, "drifts": drifts[:TOLD_DRIFTS]})
+            self._notifier.notify("drift", {"run": run, "drifts": drifts[:NOTIFIED_DRIFTS]})
 
     def _observer(self, conn: psycopg.Connection[Any], settings: Settings) -> Callable[[Run], Sequence[dict[str, Any]]]:
         def observe_run(run: Run) -> Sequence[dict[str, Any]]:
@@ -334,17 +331,17 @@ class Reconciler:
 
     # ---- the stream, and retention ------------------------------------------------------------------------------
 
-    def _look_at_stream(self, seen: recount_state.RecountState, now: float) -> None:
-        """News of a stall and of its end. A stream that is just starting is not called stalled."""
+    def _notify_of_stream(self, seen: recount_state.RecountState, now: float) -> None:
+        """A notification of a stall and of its end. A stream that is just starting is not called stalled."""
         if not seen.partitions or now - self._began < STALLED:
             return
         age = seen.as_of_age
         words = {"as_of": None if seen.as_of is None else seen.as_of.isoformat(), "age_seconds": age and round(age, 1)}
-        if not self._stalled and (age is None or age > STALLED):
+        if not self._stalled and not _age_within(age, STALLED):
             self._stalled = True
             log.warning("the stream stands still: nothing applied after %s", seen.as_of or "its beginning")
             self._notifier.notify("stall", words)
-        elif self._stalled and age is not None and age <= UP:
+        elif self._stalled and _age_within(age, UP):
             self._stalled = False
             log.info("the stream goes on")
             self._notifier.notify("recovery", words)
@@ -358,10 +355,10 @@ class Reconciler:
             self._next["prune"] = now + 10.0  # there may be more
             log.info("retention: %d runs lost their counts, %d minutes of history were folded", runs, minutes)
 
-    def _say(self, what: str, words: str, *, known: bool = True) -> None:
-        """Log a problem once, not at every look; "" means that it is over. A fault of ours comes with its traceback."""
-        if self._said.get(what, "") != words:
-            self._said[what] = words
+    def _log_once(self, what: str, words: str, *, known: bool = True) -> None:
+        """Log a problem once, not at every poll; "" means that it is over. A fault of ours comes with its traceback."""
+        if self._logged.get(what, "") != words:
+            self._logged[what] = words
             if words:
                 log.error("%s", words, exc_info=not known)
 
@@ -381,10 +378,16 @@ def _shown(settings: Settings, reconciler: Reconciler) -> contextlib.AbstractCon
     """METRICS_LISTEN, for the role."""
     page = Page(lambda: reconciler_families(reconciler.state), reconciler.metrics.families)
     page.add_process()
-    limit = settings.recount_timeout + settings.stall_restart  # a look that counts takes as long as the count may
+    limit = settings.recount_timeout + settings.stall_restart  # a poll that counts takes as long as the count may
     shown = endpoint.start(settings, page.text, lambda: reconciler_health(reconciler.state, limit))
     return shown or contextlib.nullcontext()
 
 
 def _plain(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _age_within(age: float | None, limit: float) -> bool:
+    """Whether something is as young as that. A negative age is that of a clock that was put back: the time since is
+    unknown then, and treated as long."""
+    return age is not None and abs(age) <= limit

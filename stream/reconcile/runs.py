@@ -1,4 +1,4 @@
-"""One run from the request to the seal: what the reconciler, the command line and ``run --once`` have in common."""
+"""One run from the request to the seal: what reconciler, command line and ``run --once`` have in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from connectors.mailer.tracking import Observation, observations, read_tracking
 from connectors.postgres.connect import connect
 from connectors.postgres.queries.recount_state import read_expected, read_recount_state
 from connectors.postgres.setup.versions import release
-from connectors.postgres.store import recount, reports
+from connectors.postgres.store import raise_counters, recount, reports
 from stream.config.settings import Settings
 from stream.core.errors import PreconditionError
 from stream.core.pace import Backoff
@@ -98,15 +98,34 @@ def log_run(report: Report) -> None:
         log.info("run %d is inconclusive: %s", run.run_id, reason)
 
 
+def raise_ahead(conn: psycopg.Connection[Any], settings: Settings, run_id: int) -> raise_counters.Raised:
+    """Raise ``campaigns.sent`` to what an open run counted, in partitions that are behind it or have no baseline.
+
+    Nothing is raised in shadow mode, nor where the run was concluded. See docs/design/recount.md.
+    """
+    if not settings.write_back:
+        return raise_counters.Raised()
+    raised = raise_counters.raise_counters(conn, run_id, mailer_schema=settings.mailer_schema)
+    if raised.raises:
+        log.warning(
+            "run %d can't be compared yet: raised campaigns.sent of %d campaigns by %d in all%s",
+            run_id,
+            len(raised.raises),
+            sum(r.after - r.before for r in raised.raises),
+            f", {len(raised.held)} more are locked" if raised.held else "",
+        )
+    return raised
+
+
 class NeverCountedError(PreconditionError):
     """A recount was asked for where no stream has ever run."""
 
 
 def require_stream(conn: psycopg.Connection[Any]) -> None:
-    """NeverCountedError where no stream has ever run: nobody would answer the run."""
+    """NeverCountedError where no stream has ever run: no partition would answer the run."""
     if not read_recount_state(conn).partitions:
         raise NeverCountedError(
-            "No stream has ever counted here, so nobody could compare.",
+            "No stream has ever counted here, so there is nothing to compare with.",
             "Start `sentstream run` (or `sentstream run --once`): it counts at start.",
         )
 
@@ -120,10 +139,10 @@ def completed(
 
 
 def recount_once(
-    settings: Settings, stop: threading.Event, tell: Callable[[Report], None] = lambda _report: None
+    settings: Settings, stop: threading.Event, on_report: Callable[[Report], None] = lambda _report: None
 ) -> int:
-    """Count, wait for the stream's verdict, seal; repeat while inconclusive, for a while. ``tell``: gets the report of
-    the last run, as far as it got.
+    """Count, wait for the stream's verdict, seal; repeat while inconclusive, for a while. ``on_report``: gets the
+    report of the last run, as far as it got.
 
     The exit code of ``run --once``: 0 if all is verified or met for the first time, 1 otherwise, 130 if stopped."""
     with connect(settings.require_database(), "recount") as conn:
@@ -135,7 +154,7 @@ def recount_once(
                 return 130
             if report is None or not report.run.tally.inconclusive or backoff.failures >= 5:
                 found = report or reports.read_report(conn, run.run_id)
-                tell(completed(conn, found, reports.read_counted(conn, run.run_id)))
+                on_report(completed(conn, found, reports.read_counted(conn, run.run_id)))
                 return 0 if report is not None and report.run.tally.proved else 1
             backoff = backoff.failed()
             if stop.wait(backoff.pause):
@@ -152,8 +171,8 @@ def conclude(
 ) -> Report | None:
     """Wait until the run is settled, and see that it is sealed; its report, None after ``timeout`` seconds.
 
-    ``others``: seconds that are left to a reconciler to seal it, before we do. Whoever seals a run logs its line: here
-    that may be older runs as well, for runs are sealed in order.
+    ``others``: seconds that are left to a reconciler to seal it, before we do. The process that seals a run logs its
+    line: here that may be older runs as well, for runs are sealed in order.
     """
     deadline = time.monotonic() + timeout
     while not reports.is_settled(conn, run_id):
@@ -165,6 +184,7 @@ def conclude(
         if report.run.sealed:
             return report
         if time.monotonic() >= deadline:
+            raise_ahead(conn, settings, run_id)
             for sealed in reports.seal_settled(
                 conn, observe=lambda _: [o.as_json() for o in observe(conn, settings.mailer_schema)]
             ):

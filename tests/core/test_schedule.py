@@ -53,6 +53,10 @@ def test_it_counts_by_the_interval_whoever_counted_last() -> None:
     assert asked(STARTED, replace(CALM, run_age=20.0), 1000.0, interval=10.0) == ("interval",)
 
 
+def test_a_clock_that_was_put_back_does_not_suspend_the_interval() -> None:
+    assert asked(STARTED, replace(CALM, run_age=-3600.0), 1000.0) == ("interval",)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "trigger"),
     [
@@ -170,6 +174,17 @@ def test_a_recount_takes_at_most_a_tenth_of_the_time() -> None:
     slow = replace(CALM, cost=3.0)
     assert asked(agenda, slow, 129.9) == ()
     assert asked(agenda, slow, 130.0) == ("paused",)
+
+
+def test_before_a_pause_it_tries_again_within_seconds_however_often_it_failed() -> None:
+    agenda = closing(STARTED, 100.0)
+    for _ in range(8):
+        agenda = failed(agenda, 100.0)
+    assert asked(agenda, replace(CALM, run_age=400.0), 102.0) == ()
+    assert asked(agenda, CALM, 100.0 + schedule.URGENT_PAUSE) == ("before_pause",)
+    assert asked(failed(agenda, 103.0), CALM, 103.0 + schedule.URGENT_PAUSE) == ("before_pause",)
+    calm = failed(replace(agenda, events=frozenset(("paused",))), 103.0)
+    assert asked(calm, CALM, 103.0 + schedule.URGENT_PAUSE) == ()
 
 
 def test_after_a_failure_it_tries_again_and_forgets_nothing() -> None:

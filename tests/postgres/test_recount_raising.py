@@ -11,6 +11,7 @@ import pytest
 from connectors.postgres.connect import Connection
 from connectors.postgres.store import reports
 from connectors.postgres.store.raise_counters import Raise, Raised, raise_counters
+from stream.embedded import run as embedded
 from tests.fix_postgres import Database
 from tests.postgres.running import (
     add_campaign,
@@ -21,6 +22,7 @@ from tests.postgres.running import (
     reconciling,
     running,
     running_process,
+    settings_for,
     shown,
     truth,
 )
@@ -309,6 +311,47 @@ def test_the_reconciler_raises_when_the_verdict_does_not_come(db: Database, conn
     assert run.trigger == "manual"
     (verdict,) = reports.read_report(conn, run.run_id).verdicts
     assert verdict.verdict == "not_comparable"
+
+
+def test_requests_that_come_faster_than_the_patience_do_not_put_off_the_raise(db: Database, conn: Connection) -> None:
+    """The wait belongs to the oldest run without an answer: a newer run does not start it anew."""
+    watermark(db, epoch=1)
+    add_campaign(db, 1, sent_rows=20)
+    with reconciling(db, recount_patience=2.0) as reconciler:
+
+        def raised_while_asked() -> bool:
+            reconciler.request_now("test")
+            return shown(db) == {1: 20}
+
+        eventually(raised_while_asked, 15, every=0.5)
+
+
+def test_a_run_that_can_not_be_concluded_raises_where_nothing_is_based(db: Database, conn: Connection) -> None:
+    """An older transaction that stays open, in any database, may keep every run inconclusive for days."""
+    add_campaign(db, 1, sent_rows=250)
+    db.execute("BEGIN; CREATE TABLE left_behind (i int); PREPARE TRANSACTION 'left behind'")
+    try:
+        with running(db):
+            eventually(lambda: shown(db) == {1: 250}, 20)
+            add_rows(db, 1, "sent", 10)
+            eventually(lambda: shown(db) == {1: 260}, 30)
+            db.execute("COMMIT PREPARED 'left behind'")
+            based(db)
+            at_rest(db)
+    finally:
+        if db.execute("SELECT 1 FROM pg_prepared_xacts WHERE gid = 'left behind'"):
+            db.execute("ROLLBACK PREPARED 'left behind'")
+    assert not [run for run in reports.read_runs(conn) if run.tally.drift]
+
+
+def test_run_once_raises_what_it_can_not_conclude(db: Database, conn: Connection) -> None:
+    add_campaign(db, 1, sent_rows=25)
+    db.execute("BEGIN; CREATE TABLE left_behind (i int); PREPARE TRANSACTION 'left once'")
+    try:
+        assert embedded.run(settings_for(db), once=True) == 1
+    finally:
+        db.execute("ROLLBACK PREPARED 'left once'")
+    assert shown(db) == {1: 25}
 
 
 def test_in_shadow_mode_nothing_is_raised(db: Database, conn: Connection) -> None:

@@ -40,7 +40,9 @@ FROM sentstream.answers WHERE run_id = ANY (%s::bigint[]) ORDER BY run_id, parti
 _OPEN = """
 SELECT r.run_id, r.trigger, r.epoch, r.lsn::text AS lsn,
        extract(epoch FROM clock_timestamp() - r.started_at)::double precision AS age,
-       ARRAY(SELECT a.partition FROM sentstream.answers a WHERE a.run_id = r.run_id) AS answered
+       ARRAY(SELECT a.partition FROM sentstream.answers a WHERE a.run_id = r.run_id) AS answered,
+       ARRAY(SELECT a.partition FROM sentstream.answers a WHERE a.run_id = r.run_id AND NOT a.conclusive
+             ORDER BY a.partition) AS inconclusive
 FROM sentstream.recounts r WHERE r.status = 'open'
 """
 
@@ -63,7 +65,8 @@ class NoRunError(SentstreamError):
 @dataclass(frozen=True, slots=True)
 class OpenRun:
     """A run that is not sealed. ``settled``: no partition will answer it any more; ``missing``: those that have yet to;
-    ``unanswered``: those from which it has no answer; ``age``: seconds since it was counted."""
+    ``unanswered``: those from which it has no answer; ``inconclusive``: those that could not conclude it; ``age``:
+    seconds since it was counted, negative where the server's clock was put back."""
 
     run_id: int
     trigger: str
@@ -73,6 +76,7 @@ class OpenRun:
     settled: bool
     missing: tuple[int, ...]
     unanswered: tuple[int, ...]
+    inconclusive: tuple[int, ...]
 
 
 def read_runs(
@@ -145,12 +149,12 @@ def _open_runs(conn: Connection, which: str) -> list[OpenRun]:
     standing = _standing(conn, [row["run_id"] for row in rows])
     found = []
     for row in rows:
-        answered = row.pop("answered")
+        answered, inconclusive = row.pop("answered"), tuple(row.pop("inconclusive"))
         through = standing.get(row["run_id"], {})
         missing = tuple(sorted(partition for partition, done in through.items() if not done))
         unanswered = tuple(sorted(partition for partition in through if partition not in answered))
         settled = bool(through) and not missing
-        found.append(OpenRun(**row, settled=settled, missing=missing, unanswered=unanswered))
+        found.append(OpenRun(**row, settled=settled, missing=missing, unanswered=unanswered, inconclusive=inconclusive))
     return found
 
 
