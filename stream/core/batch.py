@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from .entries import CampaignChanged, CampaignDeleted, Move, Placed, Recount, Transaction
 from .position import Position
 
 MINUTE = 60_000_000  # microseconds
+
+#: microseconds: a step back of the clock, and not the age of a message
+CLOCK_STEP: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,9 @@ class Batcher:
         An ``end`` that lies behind the last one is taken for it: keepalives may be older than a commit.
         """
         end = max(end or self._end, self._end)
-        as_of = max(as_of, self._as_of) if as_of else self._as_of
+        # a little older: a keepalive that was sent before the last commit; much older: the clock was put back
+        if not as_of or self._as_of - CLOCK_STEP <= as_of < self._as_of:
+            as_of = self._as_of
         self._end, self._as_of = end, as_of
         return [self._close(number, end, as_of) for number, part in enumerate(self._parts) if idle or part.entries]
 

@@ -131,8 +131,9 @@ def eta(waiting: int, rate: float, now: datetime) -> datetime | None:
 
 
 def stale(as_of: datetime | None, based: bool, now: datetime) -> bool:
-    """Whether a number must not pass for a live one: older than 5 s, or its partition has no base yet."""
-    return not based or as_of is None or now - as_of > timedelta(seconds=STALE_AFTER)
+    """Whether a number must not pass for a live one: older than 5 s, of a time to come (the clock was put back), or its
+    partition has no baseline yet."""
+    return not based or as_of is None or abs(now - as_of) > timedelta(seconds=STALE_AFTER)
 
 
 def position_text(epoch: int, position: Position) -> str:

@@ -153,16 +153,16 @@ class LagJudge:
         window = self._marks.setdefault(mark.partition, LagWindow(self.window))
         if not window.samples and mark.flushed_at is not None:
             window.add(Sample(max(mark.flushed_at, look.at - self.window), mark.lsn, mark.lsn))
-        seconds = None if mark.as_of is None else max(0.0, look.at - mark.as_of)
+        seconds = None if mark.as_of is None else abs(look.at - mark.as_of)
         window.add(Sample(look.at, mark.lsn, look.wal, seconds))
         return judge(list(window.samples), now=look.at, window=self.window, allowed=self.allowed)
 
 
 def _age(look: SlotSample) -> float | None:
-    """Seconds since the oldest ``as_of``."""
+    """Seconds since the oldest ``as_of``; of one in the future, for the clock was put back, those until then."""
     times = [mark.as_of for mark in look.marks]
     known = [time for time in times if time is not None]
-    return max(0.0, look.at - min(known)) if known and len(known) == len(times) else None
+    return abs(look.at - min(known)) if known and len(known) == len(times) else None
 
 
 def _remembered(look: SlotSample, window: float) -> list[Sample]:

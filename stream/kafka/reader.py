@@ -153,7 +153,7 @@ class ReaderSession:
             state.entries += sum(len(transaction.entries) for transaction in read.transactions)
             if not reader.in_transaction:
                 end = Position(read.end)
-            as_of = max(as_of, read.as_of)
+            as_of = read.as_of or as_of
             now = time.monotonic()
             state.behind = reader.behind
             if now - ticked_at >= TICK or (as_of and not ticked):  # the first news at once

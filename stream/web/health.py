@@ -78,7 +78,7 @@ def _baseline(partitions: int, unbased: list[int]) -> str:
 
 
 def _younger(name: str, age: float, limit: float, what: str) -> dict[str, Any]:
-    return _check(name, ok=age <= limit, detail=f"{what} {max(0.0, age):.1f} s ago (limit {limit:g})")
+    return _check(name, ok=abs(age) <= limit, detail=f"{what} {age:.1f} s ago (limit {limit:g})")
 
 
 def _check(name: str, *, ok: bool, detail: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_an_idle_database_makes_batches_without_entries() -> None:
 def test_an_end_that_is_older_than_a_commit_is_taken_for_it() -> None:
     batcher = Batcher(7, Position(5))
     batcher.add([transaction(100, move(1), time=MINUTE)])
-    (batch,) = batcher.cut(Position(50), 3)
+    (batch,) = batcher.cut(Position(50), MINUTE - 3)
     assert (batch.end, batch.as_of) == (Position(110), MINUTE)
 
 
@@ -77,6 +77,14 @@ def test_as_of_is_a_time_up_to_which_all_is_contained() -> None:
     first, second = batcher.add([transaction(100, move(1), move(2), move(3), time=MINUTE + 7)])
     assert (first.end, first.as_of) == ((100, 1), MINUTE)
     assert (second.end, second.as_of) == ((110, 0), MINUTE + 7)
+
+
+def test_as_of_follows_a_clock_that_was_put_back() -> None:
+    batcher, hour = Batcher(1, Position(5)), 3600 * 10**6
+    (batch,) = batcher.cut(Position(10), 2 * hour)
+    assert batch.as_of == 2 * hour
+    assert batcher.cut(Position(20), 2 * hour - 10**6)[0].as_of == 2 * hour, "a keepalive sent before a commit"
+    assert batcher.cut(Position(30), hour)[0].as_of == hour
 
 
 def test_moves_and_campaigns_go_to_their_partition_and_the_rest_to_all() -> None:
