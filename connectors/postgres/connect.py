@@ -22,6 +22,7 @@ from psycopg import conninfo, pq
 from psycopg.rows import TupleRow
 
 from stream.core.errors import ConfigurationError, SentstreamError, UnreachableError
+from stream.core.masking import MASK, mask_passwords
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -54,7 +55,6 @@ _PATIENCE: Final = {
 }
 
 _SECRETS: Final = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
-_MASK: Final = "***"
 
 
 def connect(
@@ -87,7 +87,7 @@ def redact(url: str) -> str:
     given = _read(url)
     if given is None:
         return _redact_by_eye(url)
-    shown = {key: _MASK if key in _SECRETS else value for key, value in given.items()}
+    shown = {key: MASK if key in _SECRETS else value for key, value in given.items()}
     if not url.startswith(("postgres://", "postgresql://")):
         return conninfo.make_conninfo("", **shown)
     return _as_url(shown)
@@ -258,17 +258,17 @@ def _as_url(given: Mapping[str, Any]) -> str:
         (quote(host, safe="[]:") if host[:1] != "/" else quote(host, safe="")) + (f":{port}" if port else "")
         for host, port in zip(hosts, ports, strict=False)
     )
-    who = (quote(user, safe="") + (f":{_MASK}" if password else "") + "@") if user or password else ""
-    query = "&".join(f"{key}={quote(value, safe='*/:,') if value != _MASK else _MASK}" for key, value in rest.items())
+    who = (quote(user, safe="") + (f":{MASK}" if password else "") + "@") if user or password else ""
+    query = "&".join(f"{key}={quote(value, safe='*/:,') if value != MASK else MASK}" for key, value in rest.items())
     return f"postgresql://{who}{places}/{quote(name, safe='')}" + (f"?{query}" if query else "")
 
 
 def _redact_by_eye(url: str) -> str:
     """Masks what looks like a password in a text that no parser takes: too much rather than too little."""
-    url = re.sub(r"(?s)(//[^:/@]*):.*@", rf"\1:{_MASK}@", url)
+    url = re.sub(r"(?s)(//[^:/@]*):.*@", rf"\1:{MASK}@", url)
     if "@" not in url and "=" not in url.partition(":")[0]:
-        url = re.sub(r"(?s)\A([^:]*(?:://[^:]*)?):.*\Z", rf"\1:{_MASK}", url)
-    return re.sub(r"(?i)((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)", rf"\1{_MASK}", url)
+        url = re.sub(r"(?s)\A([^:]*(?:://[^:]*)?):.*\Z", rf"\1:{MASK}", url)
+    return mask_passwords(url)
 
 
 def _without_passwords(text: str, url: str) -> str:
@@ -278,5 +278,5 @@ def _without_passwords(text: str, url: str) -> str:
         # a password of one or two letters would mask half the sentence, and libpq doesn't repeat passwords anyway
         if len(secret) > 2:
             for spelling in {secret, quote(secret, safe=""), unquote(secret)}:
-                text = text.replace(spelling, _MASK)
+                text = text.replace(spelling, MASK)
     return text

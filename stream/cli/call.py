@@ -179,14 +179,14 @@ def json_text(value: object) -> str:
 
 def report_error(error: BaseException, words: Sequence[str]) -> int:
     """Print ``error`` on standard error, as one line with its fix, masked; its exit code. ``-vv``: with a traceback."""
-    from stream.config.values import mask_secrets
+    from stream.core.masking import mask_passwords
 
     if "-vv" in words or sum(word in ("-v", "--verbose") for word in words) > 1:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        sys.stderr.write(mask_secrets(text))
+        sys.stderr.write(mask_passwords(text))
     ours = isinstance(error, SentstreamError)
     text = str(error) if ours else f"{type(error).__name__}: {error}"
-    line = " ".join(mask_secrets(text).split())
+    line = " ".join(mask_passwords(text).split())
     if not ours:
         line += " (a fault of sentstream's: please report it, with what -vv shows)"
     sys.stderr.write(f"sentstream: {line}\n")

@@ -7,6 +7,8 @@ passwords, tokens, names of campaigns, addresses of subscribers, mails.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import platform
 import time
 import zipfile
@@ -21,6 +23,7 @@ import typer
 
 from stream.cli.call import Call, command, json_text
 from stream.core.errors import SentstreamError
+from stream.core.masking import mask_values
 
 app = typer.Typer()
 
@@ -67,13 +70,14 @@ def support(
     now = datetime.now(timezone.utc)
     parts, errors = _collect(call)
     parts["errors"] = errors
-    texts = {name: _masked(call, json_text(part)) for name, part in parts.items()}
+    mask = _mask_of(call)
+    texts = {name: json_text(mask_values(json.loads(json_text(part)), mask)) for name, part in parts.items()}
     if call.json:
         call.out.out("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}")
         return 0
     path = output or Path(f"sentstream-support-{now:%Y%m%d-%H%M%S}.zip")
     try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        with open(path, "wb", opener=_owner_only) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
             bundle.writestr("README.txt", _README)
             for name, text in texts.items():
                 bundle.writestr(f"{name}.json", text + "\n")
@@ -83,6 +87,13 @@ def support(
     for name, words in errors.items():
         call.err.print(f"{name} could not be read: {words}", style="yellow", soft_wrap=True)
     return 0
+
+
+def _owner_only(path: str, flags: int) -> int:
+    """Opens a file that only its owner may read, also where it exists already."""
+    number = os.open(path, flags, 0o600)
+    os.fchmod(number, 0o600)
+    return number
 
 
 def _collect(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
@@ -105,15 +116,20 @@ def _collect(call: Call) -> tuple[dict[str, Any], dict[str, str]]:
     return parts, errors
 
 
-def _masked(call: Call, text: str) -> str:
-    """Whatever part it stands in: no password, and no word that a setting keeps secret."""
-    from stream.config.values import mask_secrets
+def _mask_of(call: Call) -> Callable[[str], str]:
+    """A function that masks passwords and the secrets of the settings in a text."""
+    from stream.core.masking import MASK, mask_passwords
 
+    secrets: list[str] = []
     with contextlib.suppress(SentstreamError):  # wrong settings are in errors.json
-        for word in sorted(call.settings.secrets(), key=len, reverse=True):
-            if len(word) >= 3:
-                text = text.replace(json_text(word)[1:-1], "***")
-    return mask_secrets(text)
+        secrets = sorted((word for word in call.settings.secrets() if len(word) >= 3), key=len, reverse=True)
+
+    def mask(text: str) -> str:
+        for word in secrets:
+            text = text.replace(word, MASK)
+        return mask_passwords(text)
+
+    return mask
 
 
 def _versions() -> dict[str, Any]:

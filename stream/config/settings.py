@@ -19,7 +19,8 @@ from stream.config.http_api import HttpSettings
 from stream.config.kafka import KafkaSettings
 from stream.config.operations import LagSettings, LogSettings, TestingSettings
 from stream.config.postgres import CountingSettings, PostgresSettings, RecountSettings
-from stream.config.values import mask_secrets, mask_url, passwords_in, show_duration, show_size
+from stream.config.values import mask_url, show_duration, show_size
+from stream.core.masking import mask_passwords, passwords_in
 
 PREFIX: Final = "SENTSTREAM_"
 
@@ -160,7 +161,7 @@ def show_value(name: str, value: Any) -> Any:
         case "secret":
             return "***" if value else ""
         case "url":
-            return mask_secrets(str(value))
+            return mask_passwords(str(value))
         case "webhook":
             return mask_url(str(value)) if value else ""
         case "duration":

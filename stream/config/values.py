@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)\s*\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -30,11 +29,6 @@ _SECOND_WORDS = {
 _BYTES = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 #: a century: anything above is a typing error, and would overflow timers
 _LONGEST = 100 * 366 * 86400.0
-
-# libpq takes the password from the first colon after the user to an @; one that holds an @ is a typing error of the
-# user's that must not show either, so everything up to the last @ goes.
-_URL_PASSWORD = re.compile(r"(://[^:@/\s]*):[^\s]*@")
-_WORD_PASSWORD = re.compile(r"\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE)
 
 
 class SecretText(str):
@@ -133,24 +127,9 @@ def split_address(value: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def mask_secrets(text: str) -> str:
-    """``text`` (a URL, key=value words, or a sentence around one) with every password replaced by ``***``."""
-    return _WORD_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
-
-
 def mask_url(url: str) -> str:
     """Scheme and host alone: the path of a webhook is often its secret."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}/***" if host else "***"
-
-
-def passwords_in(url: str) -> Iterator[str]:
-    """Every spelling of the passwords in a libpq URL or key=value words: as written, and decoded."""
-    for match in _URL_PASSWORD.finditer(url):
-        written = match[0][len(match[1]) + 1 : -1]
-        yield from {written, unquote(written)}
-    for match in _WORD_PASSWORD.finditer(url):
-        written = match[2].strip("'")
-        yield from {written, unquote(written)}

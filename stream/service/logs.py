@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
 
-from stream.config.values import mask_secrets
+from stream.core.masking import mask_passwords, mask_values
 
 OURS: Final = ("stream", "connectors", "sentstream")
 #: Kafka's clients speak of each attempt to connect; what matters of that we say ourselves, once and with what to do
@@ -79,24 +79,17 @@ class _Handler(_StreamHandler):
 
 
 class _Masking(logging.Formatter):
-    """Masks secrets in what `line` made of the record."""
+    """Masks secrets after arguments and tracebacks are rendered."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
         self._secrets = sorted({word for word in secrets if len(word) >= SHORTEST_SECRET}, key=len, reverse=True)
 
-    def format(self, record: logging.LogRecord) -> str:
-        return self.masked(self.line(record))
-
-    def line(self, record: logging.LogRecord) -> str:
-        """The record as text, secrets and all."""
-        raise NotImplementedError
-
     def masked(self, text: str) -> str:
         """``text`` without a secret."""
         for word in self._secrets:
             text = text.replace(word, "***")
-        return mask_secrets(text)
+        return mask_passwords(text)
 
 
 class TextLines(_Masking):
@@ -106,7 +99,7 @@ class TextLines(_Masking):
         super().__init__(secrets)
         self._tracebacks = tracebacks
 
-    def line(self, record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(" ", "milliseconds")[:-6]
         who = record.name.rpartition(".")[2] if record.name.startswith(OURS) else record.name
         # names of campaigns reach the log: no line break or escape of theirs may pass for a record of ours
@@ -117,13 +110,13 @@ class TextLines(_Masking):
             text += f": {type(error).__name__}: {error}".translate(_CONTROL).replace("\n", "\\n")
             if self._tracebacks:
                 text += "\n" + self.formatException(record.exc_info).translate(_CONTROL)
-        return text
+        return self.masked(text)
 
 
 class JsonLines(_Masking):
     """``{"time": ..., "level": ..., "logger": ..., "message": ...}``, the record's extra fields, and ``exception``."""
 
-    def line(self, record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),
@@ -133,5 +126,4 @@ class JsonLines(_Masking):
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
         if record.exc_info and record.exc_info[1] is not None:
             fields["exception"] = self.formatException(record.exc_info)
-        masked = {name: self.masked(value) if isinstance(value, str) else value for name, value in fields.items()}
-        return orjson.dumps(masked, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(mask_values(fields, self.masked), option=orjson.OPT_NON_STR_KEYS).decode()

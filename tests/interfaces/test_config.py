@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.postgres.connect import redact
 from stream.config.settings import is_secret, setting_kind, setting_names, show_value
 from stream.config.sources import Origin, Settings, Sources, load, reload, to_environment, unknown_variables
-from stream.config.values import mask_secrets, parse_duration, parse_size, passwords_in, show_duration, show_size
+from stream.config.values import parse_duration, parse_size, show_duration, show_size
 from stream.core.errors import ConfigurationError
+from stream.core.masking import mask_passwords, passwords_in
 
 PASSWORD = "hunter2-is-no-secret"  # a word that can't appear by chance
 
@@ -185,15 +187,25 @@ def test_no_secret_in_any_text() -> None:
 def test_a_password_in_a_url_never_shows_whatever_it_holds(password: str) -> None:
     word = f"pw{password}pw"
     for url in (f"postgresql://user:{word}@host/db", f"could not connect to postgres://u:{word}@h:5432/d?a=b here"):
-        assert word not in mask_secrets(url)
-        assert "***" in mask_secrets(url)
+        assert word not in mask_passwords(url)
+        assert "***" in mask_passwords(url)
     assert word in set(passwords_in(f"postgresql://user:{word}@host/db"))
 
 
 def test_a_password_among_key_value_words_never_shows() -> None:
-    assert mask_secrets("host=h password='it''s' user=u") == "host=h password=***'s' user=u"
-    assert mask_secrets(r"host=h password='a \' b' user=u") == "host=h password=*** user=u"
-    assert mask_secrets("password=abc host=h") == "password=*** host=h"
+    assert mask_passwords("host=h password='it''s' user=u") == "host=h password=*** user=u"
+    assert mask_passwords(r"host=h password='a \' b' user=u") == "host=h password=*** user=u"
+    assert mask_passwords("password=abc host=h") == "password=*** host=h"
+    assert mask_passwords(r"password=a\ b'c host=h") == "password=*** host=h"
+    assert mask_passwords(r"password='a\'b c") == "password=***", "without the last quote"
+    assert mask_passwords("password = 'a' host=h password='' user=x") == "password = *** host=h password=*** user=x"
+    assert {"a b", r"a\ b"} <= set(passwords_in(r"host=h password=a\ b"))
+
+
+@pytest.mark.parametrize("key", ["passwor%64", "%50assword", "sslpassword", "ssl%70%61ssword", "PASSWORD"])
+def test_a_password_under_an_encoded_name_never_shows(key: str) -> None:
+    assert mask_passwords(f"postgresql://h/d?a=b&{key}=secret&c=d") == f"postgresql://h/d?a=b&{key}=***&c=d"
+    assert "secret" not in redact(f"postgresql://h/d?{key}=secret&port=x")
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9, allow_nan=False))

@@ -48,6 +48,13 @@ def test_secrets_are_masked_wherever_they_stand(form: str) -> None:
     assert len(stream.getvalue().splitlines()) == 4
 
 
+def test_a_mask_does_not_break_json() -> None:
+    stream = written("json")
+    logging.getLogger("stream.web").info("password='open", extra={"url": ["password='a", 1, None], "next": "b"})
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["url"], line["next"]) == ("password=***", ["password=***", 1, None], "b")
+
+
 def test_json_lines_carry_the_extra_fields() -> None:
     stream = written("json")
     logging.getLogger("stream.reconcile.reconciler").info("recount trigger=%s", "start", extra={"run_id": 7})

@@ -24,8 +24,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bundle_holds_all_parts(run: Run, counted_db: Database, tmp_path: Path) -> None:
     path = tmp_path / "bundle.zip"
+    path.touch(0o644)
     found = run("support", "--output", str(path), "--database-url", counted_db.url, "--slot-name", counted_db.slot)
     assert found.code == 0, found.err
+    assert path.stat().st_mode & 0o777 == 0o600
     with zipfile.ZipFile(path) as bundle:
         names = set(bundle.namelist())
         parts = {name.removesuffix(".json"): json.loads(bundle.read(name)) for name in names - {"README.txt"}}
