@@ -110,15 +110,20 @@ def counted(database: Database) -> Database:
 
 def process(*words: str, database: Database | None = None, **options: Any) -> subprocess.Popen[str]:
     """The command line as a process of its own."""
-    others: Mapping[str, str] = {n: v for n, v in os.environ.items() if not n.startswith("SENTSTREAM_")}
-    environment = {**others, "PYTHONPATH": str(SOURCE), "SENTSTREAM_HTTP_LISTEN": "off", **options.pop("env", {})}
-    if database is not None:
-        environment |= {"SENTSTREAM_DATABASE_URL": database.url, "SENTSTREAM_SLOT_NAME": database.slot}
     return subprocess.Popen(
         [sys.executable, "-m", "stream.cli", *words],
-        env=environment,
+        env=environment_on(database, options.pop("env", {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
+
+
+def environment_on(database: Database | None, more: Mapping[str, str]) -> dict[str, str]:
+    """Of a command on ``database``: none of the caller's settings, but ``more``."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SENTSTREAM_")}
+    environment = {**others, "PYTHONPATH": str(SOURCE), "SENTSTREAM_HTTP_LISTEN": "off", **more}
+    if database is not None:
+        environment |= {"SENTSTREAM_DATABASE_URL": database.url, "SENTSTREAM_SLOT_NAME": database.slot}
+    return environment

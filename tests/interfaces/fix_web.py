@@ -6,6 +6,7 @@ A test takes `website`, `own_website` or `counting_website`, and talks to ``site
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.command import Command
 from tests.fix_postgres import Database, Servers, create_database, default_version
-from tests.interfaces.fix_counted import Run, counted, counted_db, prepared, prepared_db, process, run
+from tests.interfaces.fix_counted import Run, counted, counted_db, environment_on, prepared, prepared_db, run
 from tests.waiting import eventually
 
 __all__ = [
@@ -41,7 +43,7 @@ _ADDRESS = re.compile(r"The dashboard is at (http://\S+)/")
 class Site:
     """A process that serves. ``lines``: what it has logged so far."""
 
-    child: subprocess.Popen[str]
+    child: Command
     url: str = ""
     lines: list[str] = field(default_factory=list)
     # one for all calls: making one costs more than the call
@@ -123,9 +125,13 @@ class Events:
 def site(*words: str, database: Database, **env: str) -> Iterator[Site]:
     """A command that serves, on a port of its own. Settings: ``HTTP_TOKEN="x"``."""
     settings = {"HTTP_LISTEN": "127.0.0.1:0", **env}
-    child = process(*words, database=database, env={f"SENTSTREAM_{name}": value for name, value in settings.items()})
+    ours, theirs = os.pipe()
+    child = Command(
+        words, environment_on(database, {f"SENTSTREAM_{k}": value for k, value in settings.items()}), None, theirs
+    )
+    os.close(theirs)
     found = Site(child)
-    reader = threading.Thread(target=_read, args=(found,), daemon=True)
+    reader = threading.Thread(target=_read, args=(found, ours), daemon=True)
     reader.start()
     try:
         eventually(lambda: found.url or child.poll() is not None, 30)
@@ -144,18 +150,15 @@ def site(*words: str, database: Database, **env: str) -> Iterator[Site]:
                 child.wait()
         reader.join(5)
         found.client.close()
-        for pipe in (child.stdout, child.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
-def _read(found: Site) -> None:
-    assert found.child.stderr is not None
-    for line in found.child.stderr:
-        found.lines.append(line)
-        match = _ADDRESS.search(line)
-        if match is not None:
-            found.url = match[1]
+def _read(found: Site, pipe: int) -> None:
+    with os.fdopen(pipe, encoding="utf-8") as log:
+        for line in log:
+            found.lines.append(line)
+            match = _ADDRESS.search(line)
+            if match is not None:
+                found.url = match[1]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from connectors.kafka.topics import Names, ensure, plan
 from stream.config.settings import Settings
 from stream.config.sources import to_environment
 from stream.core.partitioner import partition_of
+from tests.command import Command
 from tests.fix_postgres import Database
 from tests.postgres.running import count, prepared, truth
 from tests.waiting import eventually
@@ -48,8 +49,10 @@ class Role:
         self._environment = environment
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes] | Command:
         with self.log.open("ab") as output:
+            if self.home is None:
+                return Command(self._words, self._environment, output.fileno(), output.fileno())
             return subprocess.Popen(
                 [sys.executable, "-m", "stream.cli", *self._words, "--with-parent", str(os.getpid())],
                 env=self._environment,

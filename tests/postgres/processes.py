@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.command import Command
 from tests.fix_postgres import Database
 from tests.waiting import eventually
 
@@ -23,9 +22,7 @@ class Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SENTSTREAM_")}
         environment |= {f"SENTSTREAM_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("ab") as out:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "stream.cli", *arguments], env=environment, stdout=out, stderr=out
-            )
+            self._child = Command(arguments, environment, out.fileno(), out.fileno())
 
     @property
     def pid(self) -> int:
