@@ -86,10 +86,9 @@ def setup(
             return 1 if made.obstacles else 0
         with call.connect("setup watch") as watch, _Teller(call) as tell:
             made = set_up(conn, wanted, watch=watch, on_step=tell.step, on_wait=tell.wait, on_progress=tell.progress)
-    found = 0 if part == "owner" else _topics(call)
-    _print_done(
-        call, made, "Everything was in place already.", "Done.", "run `sentstream doctor`, then `sentstream run`"
-    )
+    topics, found = ([], 0) if part == "owner" or not settings.kafka else _topics(call)
+    next_step = "run `sentstream doctor`, then `sentstream run`"
+    _print_done(call, made, "Everything was in place already.", "Done.", next_step, topics)
     return found
 
 
@@ -102,19 +101,20 @@ def _print_topics(call: Call) -> None:
             call.out.out(f"-- {difference.finding}\n--   {difference.fix}\n", end="")
 
 
-def _topics(call: Call) -> int:
-    """Make Kafka's topics, where Kafka is configured; 1 where something about them keeps sentstream from running."""
-    if not call.settings.kafka:
-        return 0
-    from stream.cli.topics import look, report
+def _topics(call: Call) -> tuple[list[str], int]:
+    """Make Kafka's topics; the names of those made, and 1 where something about them keeps sentstream from running."""
+    from stream.cli import topics
 
-    return report(call, look(call, make=True), checking=False)
+    made, left = topics.make(call)
+    for topic in made:
+        call.err.print(f"- Topic {topic}")
+    return made, topics.report(call, left, checking=False)
 
 
 def _check(call: Call, made: Plan, wanted: Wanted) -> int:
     """Say what is missing, in PostgreSQL and in Kafka; 1 when it is anything. Where Kafka can't be looked at, what is
     known of PostgreSQL is said all the same, as no more than that, before the error."""
-    if not call.settings.kafka:
+    if not call.settings.kafka or wanted.part == "owner":
         return _print_missing(call, made, wanted)
     from stream.cli.topics import look, report
 
@@ -125,7 +125,7 @@ def _check(call: Call, made: Plan, wanted: Wanted) -> int:
     except SentstreamError as error:
         failure = type(error)(f"Kafka's topics could not be looked at: {error.what}", error.fix)
         failure.__cause__ = error
-    code = _print_missing(call, made, wanted, postgres_alone=failure is not None or bool(differences))
+    code = _print_missing(call, made, wanted, differences, postgres_alone=failure is not None or bool(differences))
     if failure is not None:
         raise failure
     return max(code, report(call, differences, checking=True))
@@ -169,11 +169,15 @@ def _confirm(call: Call, made: Plan, database: str) -> None:
         raise ConfigurationError("Nothing was changed.", "")
 
 
-def _print_missing(call: Call, made: Plan, wanted: Wanted, *, postgres_alone: bool = False) -> int:
+def _print_missing(
+    call: Call, made: Plan, wanted: Wanted, topics: Sequence[Difference] = (), *, postgres_alone: bool = False
+) -> int:
     """What `setup` would do in PostgreSQL; 1 when it is anything. ``postgres_alone``: Kafka's part is not in place, or
     not known to be."""
     if call.json:
-        call.print_json(_plan_json(made))
+        from stream.cli.topics import as_json
+
+        call.print_json({**_plan_json(made), **({"topics": as_json(topics)} if topics else {})})
         return 0 if made.done else 1
     for step in made.steps:
         call.out.print(f"missing  {step.purpose}", style="yellow")
@@ -196,14 +200,15 @@ def _print_obstacles(call: Call, obstacles: Sequence[Finding]) -> None:
         call.err.print(f"            {obstacle.fix}")
 
 
-def _print_done(call: Call, made: Plan, nothing: str, done: str, next_step: str) -> None:
+def _print_done(call: Call, made: Plan, nothing: str, done: str, next_step: str, topics: Sequence[str] = ()) -> None:
     if call.json:
-        call.print_json({"done": [_step_json(step) for step in made.steps], "notes": list(made.notes)})
+        steps = [_step_json(step) for step in made.steps]
+        call.print_json({"done": steps, "notes": list(made.notes), **({"topics": list(topics)} if topics else {})})
         return
     for note in made.notes:
         call.out.print(note, style="yellow")
-    call.out.print(done if made.steps else nothing, style="green")
-    if made.steps and next_step:
+    call.out.print(done if made.steps or topics else nothing, style="green")
+    if (made.steps or topics) and next_step:
         call.out.print(f"Next: {next_step}.")
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from connectors.kafka.cluster import Cluster
+from connectors.kafka.topics import Difference
 from stream.cli import main
+from stream.config.settings import Settings
 from stream.demo.child_process import free_port
 from stream.demo.private_postgres import find_installations
 from tests.fix_postgres import Database
@@ -73,6 +75,36 @@ def test_check_says_no_more_than_it_knows_where_kafka_does_not_answer(
     assert sentstream("setup", "--check", "--json", *nobody) == 3
     assert sentstream.json["missing"] == []
     assert len(sentstream.err.splitlines()) == 1
+
+
+def test_topics_that_are_missing_and_made_are_told(sentstream: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PostgreSQL in place already: a check fails, and what was made is not called in place."""
+    there: set[str] = set()
+
+    def ensure(settings: Settings, *, create_missing: bool | None = None) -> list[Difference]:
+        names = [f"{settings.kafka_topic_prefix}.{name}" for name in ("changes", "progress", "verdicts")]
+        if create_missing is not False:
+            there.update(names)
+        return [
+            Difference(name, "missing", f"The topic {name} does not exist.", "kafka-topics.sh ...")
+            for name in names
+            if name not in there
+        ]
+
+    monkeypatch.setattr("stream.cli.topics.ensure", ensure)
+    assert sentstream("setup") == 0
+    broker = ("--kafka-bootstrap-servers", "127.0.0.1:1")
+    assert sentstream("setup", "--check", *broker) == 1
+    assert "missing  The topic sentstream.changes does not exist. `sentstream setup` makes it" in sentstream.out
+    assert sentstream("setup", "--check", "--json", *broker) == 1
+    assert sentstream.json["topics"][0]["topic"] == "sentstream.changes"
+    assert sentstream("setup", "--check", "--part", "owner", *broker) == 0
+    assert sentstream("setup", *broker) == 0
+    assert "in place" not in sentstream.out
+    assert sentstream.err.count("- Topic sentstream.") == 3
+    assert sentstream("setup", *broker) == 0
+    assert "in place already" in sentstream.out
+    assert sentstream("setup", "--check", *broker) == 0
 
 
 def test_doctor_says_that_kafka_does_not_answer_and_its_client_says_nothing(
