@@ -45,7 +45,7 @@ def write(
         except pg.InsufficientPrivilege as error:
             raise PreconditionError(
                 f"this role may not write what it counts: {error.diag.message_primary}.",
-                "`sentstream doctor`, run as this role, says what gives the right back; or set WRITE_BACK=false.",
+                "`sentstream doctor`, run as this role, says what gives the right back.",
             ) from error
 
 

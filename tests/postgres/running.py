@@ -33,7 +33,7 @@ def prepared(db: Database, **wanted: Any) -> Database:
 
 
 def settings_for(db: Database, **values: Any) -> Settings:
-    return Settings(database_url=db.url, slot_name=db.slot, http_listen="off", **values)
+    return Settings(**{"database_url": db.url, "slot_name": db.slot, "http_listen": "off", **values})
 
 
 def count(conn: Connection, **values: Any) -> Run:

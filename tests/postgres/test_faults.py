@@ -229,7 +229,7 @@ def test_a_stopped_run_is_replaced_and_its_late_writes_are_refused(private_maile
                 before = db.value("SELECT lsn FROM sentstream.watermarks")
                 eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
                 one.send(signal.SIGCONT)
-                one.says("somebody else writes it", 20)
+                one.says("another process writes it", 20)
                 eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
         right(db)
 

@@ -129,14 +129,26 @@ def test_the_slot_moves_on_while_only_another_database_is_busy(
         )
 
 
+def _trigger(body: str, when: str = "BEFORE UPDATE OF sent", kind: str = "") -> str:
+    """SQL for a trigger on campaigns that does ``body`` where sent becomes more than 3."""
+    return (
+        f"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.sent > 3 THEN {body}; END IF;"
+        f" RETURN NEW; END $$; CREATE {kind} TRIGGER f {when} ON campaigns"
+        f" {'DEFERRABLE INITIALLY DEFERRED' if kind else ''} FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+
+
 _REFUSING = {
     "constraint": "ALTER TABLE campaigns ADD CHECK (sent <= 3)",
-    "trigger that raises": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.sent > 3 THEN"
-    " RAISE 'not that many'; END IF; RETURN NEW; END $$; CREATE TRIGGER f BEFORE UPDATE OF sent ON campaigns"
-    " FOR EACH ROW EXECUTE FUNCTION f()",
-    "trigger that takes it away": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-    " RETURN CASE WHEN NEW.sent <= 3 THEN NEW END; END $$; CREATE TRIGGER f BEFORE UPDATE OF sent ON campaigns"
-    " FOR EACH ROW EXECUTE FUNCTION f()",
+    "trigger that raises": _trigger("RAISE 'not that many'"),
+    "trigger that takes it away": _trigger("RETURN NULL"),
+    "trigger that puts it back": _trigger("UPDATE campaigns SET sent = 0 WHERE id = NEW.id", "AFTER UPDATE OF sent"),
+    "deferred trigger": _trigger("RAISE 'not that many'", "AFTER UPDATE OF sent", "CONSTRAINT"),
+    "trigger that waits for a lock": _trigger("PERFORM pg_advisory_xact_lock(4711)"),
+    **{
+        f"trigger that raises {state}": _trigger(f"RAISE 'not that many' USING ERRCODE = '{state}'")
+        for state in ("09000", "38000", "42501", "55P03", "40001", "57014", "53100")
+    },
 }
 
 
@@ -148,7 +160,8 @@ def test_a_counter_that_the_mailer_refuses_holds_up_no_other(
     for number, sent in ((1, 2), (2, 5), (3, 3)):
         add_campaign(db, number, sent_rows=sent)
     db.execute(_REFUSING[how])
-    with running(db):
+    with db.connect() as holder, running(db):
+        holder.execute("SELECT pg_advisory_lock(4711)")
         based(db)
         eventually(lambda: shown(db) == {1: 2, 2: 0, 3: 3})
         said = [record.getMessage() for record in caplog.records if "can't be written" in record.getMessage()]
@@ -161,6 +174,43 @@ def test_a_counter_that_the_mailer_refuses_holds_up_no_other(
         fewer = "(SELECT id FROM email_queue WHERE campaign_id = 2 LIMIT 2)"
         db.execute(f"UPDATE email_queue SET status = 'failed' WHERE id IN {fewer}")
         eventually(lambda: shown(db) == {1: 2, 2: 3, 3: 3})
+
+
+def test_a_counter_is_written_as_soon_as_nothing_refuses_it(mailer_db: Database) -> None:
+    db = prepared(mailer_db)
+    add_campaign(db, 1, sent_rows=5)
+    db.execute(_REFUSING["trigger that puts it back"])
+    with running(db):
+        based(db)
+        eventually(lambda: db.value("SELECT sent FROM sentstream.progress") == 5)
+        assert shown(db) == {1: 0}
+        db.execute("DROP TRIGGER f ON campaigns")
+        eventually(lambda: shown(db) == {1: 5})
+
+
+def test_without_the_right_to_write_counters_it_goes_on_counting(
+    mailer_db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = prepared(mailer_db)
+    add_campaign(db, 1, sent_rows=5)
+    with running(db):
+        based(db)
+        at_rest(db)
+    role = db.role("LOGIN REPLICATION")
+    for part in ("public", "sentstream"):
+        db.execute(f"GRANT USAGE ON SCHEMA {part} TO {role}")
+        db.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {part} TO {role}")
+    db.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sentstream TO {role}")
+    db.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA sentstream TO {role}")
+    with running(db, database_url=db.url_of(role)):
+        add_rows(db, 1, "sent", 4)
+        eventually(lambda: db.value("SELECT sent FROM sentstream.progress") == 9)
+        assert shown(db) == {1: 5}
+        said = [record.getMessage() for record in caplog.records if "Counting goes on" in record.getMessage()]
+        assert len(said) == 1
+        assert "GRANT UPDATE (sent) ON public.campaigns" in said[0]
+        db.execute(f"GRANT UPDATE (sent) ON campaigns TO {role}")
+        eventually(lambda: shown(db) == {1: 9})
 
 
 def test_a_locked_campaign_holds_up_no_other(mailer_db: Database) -> None:

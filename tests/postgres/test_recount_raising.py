@@ -111,6 +111,23 @@ def test_a_locked_campaign_holds_up_nobody(db: Database, conn: Connection) -> No
     assert raised(conn, run.run_id) == Raised((0,), (Raise(2, 0, 2),))
 
 
+@pytest.mark.parametrize(
+    "check", ["CHECK (id <> 2 OR sent <= 1)", "EXCLUDE (sent WITH =) DEFERRABLE INITIALLY DEFERRED"]
+)
+def test_a_counter_that_the_mailer_refuses_stops_no_other(db: Database, conn: Connection, check: str) -> None:
+    watermark(db)
+    for campaign, sent in ((1, 2), (2, 5), (3, 3)):
+        add_campaign(db, campaign, sent_rows=sent, sent=-campaign)
+    add_campaign(db, 4, sent=5)
+    db.execute(f"ALTER TABLE campaigns ADD CONSTRAINT refusing {check}")
+    run = count(conn)
+    assert raised(conn, run.run_id) == Raised((0,), (Raise(1, -1, 2), Raise(3, -3, 3)), held=(2,))
+    assert shown(db) == {1: 2, 2: -2, 3: 3, 4: 5}
+    assert set(floors(db)) == {1, 3}
+    db.execute("ALTER TABLE campaigns DROP CONSTRAINT refusing")
+    assert raised(conn, run.run_id).raises == (Raise(2, -2, 5),)
+
+
 def test_a_foreign_key_check_by_the_mailer_does_not_hold_it_up(db: Database, conn: Connection) -> None:
     """Queueing locks the campaign FOR KEY SHARE; a campaign that is being queued is raised all the same."""
     watermark(db)

@@ -9,8 +9,8 @@ All our writers (this one, and the raise of a recount) take the watermark's row 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from connectors.postgres.store import flush_statements as statements
+from connectors.postgres.store.counters import CounterWriter
 from connectors.postgres.store.times import timestamp
 from stream.core.errors import FencedError
 from stream.core.flushing import (
@@ -31,18 +32,21 @@ from stream.core.flushing import (
 )
 from stream.core.position import lsn_text
 
-log = logging.getLogger("sentstream.store")
-
 Connection = psycopg.Connection[Any]
 
-#: a row that the database will not take, whoever tries; a lost connection or a deadlock is none of these
-_REFUSALS: Final = (
-    psycopg.IntegrityError,
-    psycopg.DataError,
-    psycopg.InternalError,
-    psycopg.ProgrammingError,
-    psycopg.NotSupportedError,
-)
+#: how long a flush waits for a lock
+_LOCK_TIMEOUT: Final = "10s"
+
+
+@dataclass(slots=True)
+class _Due:
+    """Counters that differ. ``held``: their rows are locked by other sessions; ``writes``: to be written, what with;
+    ``found``: what they show; ``overwritten``: those of them that another session wrote."""
+
+    held: set[int] = field(default_factory=set)
+    writes: dict[int, int] = field(default_factory=dict)
+    found: dict[int, int] = field(default_factory=dict)
+    overwritten: list[Overwritten] = field(default_factory=list)
 
 
 class FlushWriter:
@@ -51,10 +55,9 @@ class FlushWriter:
     def __init__(self, mailer_schema: str, failpoint: Callable[[str], None]) -> None:
         campaigns = sql.Identifier(mailer_schema, "campaigns")
         self._due = statements.DUE.format(campaigns=campaigns)
-        self._write = statements.WRITE.format(campaigns=campaigns)
         self._found_right = statements.FOUND_RIGHT.format(campaigns=campaigns)
         self._failpoint = failpoint
-        self._refused: dict[int, str] = {}
+        self._counters = CounterWriter(mailer_schema)
 
     def write(self, connection: Connection, flush: Flush) -> FlushResult:
         """Write ``flush`` in one transaction, durably.
@@ -63,51 +66,62 @@ class FlushWriter:
         failures, deadlocks and lock time-outs (``psycopg.errors``) leave nothing written either: the same flush may
         be tried again. After any other database error the outcome is unknown: the partition must be loaded again.
         """
-        failpoint = self._failpoint
-        failpoint("before_flush")
+        self._failpoint("before_flush")
+        try:
+            result = self._write(connection, flush, self._counters.may_try)
+        except psycopg.errors.InsufficientPrivilege as error:
+            result = self._write(connection, flush, counters=False)  # raises again where it is not about the counters
+            self._counters.missing_right(error)
+        self._failpoint("after_commit")
+        return result
+
+    def _write(self, connection: Connection, flush: Flush, counters: bool) -> FlushResult:
+        """In one transaction; without ``counters`` all that is due stays so."""
         with connection.transaction():
             # What is confirmed must be on disk, whatever the database's default says.
-            connection.execute("SET LOCAL synchronous_commit = on")
-            moved = connection.execute(
-                statements.CAS,
-                (
-                    lsn_text(flush.position.lsn),
-                    flush.position.seq,
-                    flush.based,
-                    timestamp(flush.as_of),
-                    flush.next_offset,
-                    flush.partition,
-                    flush.epoch,
-                    lsn_text(flush.expected.lsn),
-                    flush.expected.seq,
-                ),
-            )
-            if moved.rowcount != 1:
-                raise FencedError(
-                    f"partition {flush.partition} is no longer at {flush.expected} of epoch {flush.epoch}: "
-                    "somebody else writes it.",
-                    "Its state is loaded again.",
-                )
-            failpoint("after_swap")
+            connection.execute(f"SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            self._move_watermark(connection, flush)
+            self._failpoint("after_swap")
             flush, raised = self._raised(connection, flush)
-            held, overwritten, writes, found = self._due_now(connection, flush)
-            refused = self._write_counters(connection, writes)
-            if refused:
-                writes = {campaign: sent for campaign, sent in writes.items() if campaign not in refused}
-                overwritten = [it for it in overwritten if it.campaign not in refused]
-                held |= refused.keys()
-                flush = without_corrections(flush, {campaign: found[campaign] for campaign in refused})
+            due = self._due_now(connection, flush) if counters else self._due_later(connection, flush)
+            refused = self._counters.write(connection, due.writes, _LOCK_TIMEOUT)
+            written = {campaign: sent for campaign, sent in due.writes.items() if campaign not in refused}
+            if refused or not counters:
+                shown = {c: due.found[c] if it.shows is None else it.shows for c, it in refused.items()}
+                flush = without_corrections(flush, shown if counters else due.found)
             flush = self._checked(connection, flush)
             self._write_rows(connection, flush)
-            if writes:
-                connection.execute(statements.WRITTEN, (list(writes), list(writes.values())))
-            right = [campaign for campaign in flush.due if campaign not in writes and campaign not in refused]
+            if written:
+                connection.execute(statements.WRITTEN, (list(written), list(written.values())))
+            right = [campaign for campaign in flush.due if campaign not in due.writes and campaign not in due.held]
             if right:
                 connection.execute(self._found_right, (right,))
-            failpoint("before_commit")
-        failpoint("after_commit")
-        self._tell_refused(refused, writes)
-        return FlushResult(frozenset(held), tuple(overwritten), flush.verdicts, raised)
+            self._failpoint("before_commit")
+        overwritten = tuple(it for it in due.overwritten if it.campaign not in refused)
+        return FlushResult(frozenset(due.held | refused.keys()), overwritten, flush.verdicts, raised)
+
+    @staticmethod
+    def _move_watermark(connection: Connection, flush: Flush) -> None:
+        moved = connection.execute(
+            statements.CAS,
+            (
+                lsn_text(flush.position.lsn),
+                flush.position.seq,
+                flush.based,
+                timestamp(flush.as_of),
+                flush.next_offset,
+                flush.partition,
+                flush.epoch,
+                lsn_text(flush.expected.lsn),
+                flush.expected.seq,
+            ),
+        )
+        if moved.rowcount != 1:
+            raise FencedError(
+                f"partition {flush.partition} is no longer at {flush.expected} of epoch {flush.epoch}: "
+                "another process writes it.",
+                "Its state is loaded again.",
+            )
 
     @staticmethod
     def _raised(connection: Connection, flush: Flush) -> tuple[Flush, Mapping[int, int]]:
@@ -117,63 +131,26 @@ class FlushWriter:
         rows = connection.execute(statements.RAISED, (list(flush.unmet), lsn_text(flush.position.lsn))).fetchall()
         return with_raised(flush, dict(rows))
 
-    def _write_counters(self, connection: Connection, writes: Mapping[int, int]) -> dict[int, str]:
-        """Write ``campaigns.sent``; of those that the mailer's own constraints, triggers or rules refuse, why. One
-        refused row holds up no other: the rest is written by halves."""
-        if not writes:
-            return {}
-        try:
-            with connection.transaction():
-                rows = connection.execute(self._write, (list(writes), list(writes.values()))).fetchall()
-        except psycopg.errors.InsufficientPrivilege:
-            raise
-        except _REFUSALS as error:
-            if len(writes) > 1:
-                items = list(writes.items())
-                first, second = dict(items[: len(items) // 2]), dict(items[len(items) // 2 :])
-                return self._write_counters(connection, first) | self._write_counters(connection, second)
-            return dict.fromkeys(writes, error.diag.message_primary or type(error).__name__)
-        shown = dict(rows)
-        return {
-            campaign: f"a trigger or rule keeps it at {shown[campaign]}"
-            if campaign in shown
-            else "a trigger or rule takes the update away"
-            for campaign, sent in writes.items()
-            if shown.get(campaign) != sent
-        }
-
-    def _tell_refused(self, refused: Mapping[int, str], written: Iterable[int]) -> None:
-        """Say once what is refused, and why: it is tried again every second."""
-        for campaign in written:
-            self._refused.pop(campaign, None)
-        for campaign, why in refused.items():
-            if self._refused.get(campaign) != why:
-                self._refused[campaign] = why
-                log.warning("campaigns.sent of campaign %d can't be written: %s; it stays due", campaign, why)
-
-    def _due_now(
-        self, connection: Connection, flush: Flush
-    ) -> tuple[set[int], list[Overwritten], dict[int, int], dict[int, int]]:
-        """Lock the counters that differ; those that somebody else has locked stay due. What is held, what somebody
-        else wrote, what is to be written, and what stands there now."""
-        held: set[int] = set()
-        overwritten: list[Overwritten] = []
-        writes: dict[int, int] = {}
-        stands: dict[int, int] = {}
+    def _due_now(self, connection: Connection, flush: Flush) -> _Due:
+        """Lock the counters that differ; those that another session has locked stay due."""
+        due = _Due()
         if not flush.due:
-            return held, overwritten, writes, stands
-        rows = connection.execute(
-            self._due,
-            {"ids": list(flush.due), "sent": list(flush.due.values()), "lsn": lsn_text(flush.position.lsn)},
-        ).fetchall()
-        for campaign, sent, written, locked, found in rows:
+            return due
+        given = {"ids": list(flush.due), "sent": list(flush.due.values()), "lsn": lsn_text(flush.position.lsn)}
+        for campaign, sent, written, locked, found in connection.execute(self._due, given):
             if not locked:
-                held.add(campaign)
+                due.held.add(campaign)
                 continue
-            writes[campaign], stands[campaign] = sent, found or 0
+            due.writes[campaign], due.found[campaign] = sent, found
             if written is not None and found != written and campaign not in flush.deleted:
-                overwritten.append(Overwritten(campaign, found or 0, sent))
-        return held, overwritten, writes, stands
+                due.overwritten.append(Overwritten(campaign, found, sent))
+        return due
+
+    def _due_later(self, connection: Connection, flush: Flush) -> _Due:
+        """The counters that differ, where we may not write them: all stay due."""
+        shown = self._counters.shown(connection, flush.due)
+        found = {campaign: shown[campaign] for campaign, sent in flush.due.items() if shown.get(campaign, sent) != sent}
+        return _Due(held=set(found), found=found)
 
     @staticmethod
     def _checked(connection: Connection, flush: Flush) -> Flush:

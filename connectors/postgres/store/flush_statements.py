@@ -23,17 +23,10 @@ WITH due AS (
     ORDER BY c.id
     FOR NO KEY UPDATE OF c SKIP LOCKED
 )
-SELECT due.id, due.sent, due.written, locked.id IS NOT NULL, locked.found
+SELECT due.id, due.sent, due.written, locked.id IS NOT NULL, coalesce(locked.found, 0)::bigint
 FROM due JOIN {campaigns} c ON c.id = due.id AND c.sent IS DISTINCT FROM due.sent
 LEFT JOIN locked ON locked.id = due.id
 ORDER BY due.id""")
-
-# Only `sent`: updated_at is indexed, and leaving it alone keeps the update HOT.
-WRITE = sql.SQL("""
-UPDATE {campaigns} c SET sent = w.sent
-FROM unnest(%s::int[], %s::int[]) AS w(id, sent)
-WHERE c.id = w.id
-RETURNING c.id, c.sent""")
 
 PROGRESS = """
 INSERT INTO sentstream.progress AS p (

@@ -1,4 +1,4 @@
-"""What a recount does while the stream is behind or down: raise ``campaigns.sent`` by itself (DESIGN 4).
+"""What a recount does while the stream is behind or down: raise ``campaigns.sent`` by itself.
 
 One transaction a partition. It first takes the watermark's row with an update that changes nothing: flushes move that
 row first, so the two queue there, and a transaction that touches ``watermarks`` is ours, so the stream skips its
@@ -6,13 +6,13 @@ campaign changes. What it writes lies ahead of the stream; ``floor_lsn`` keeps f
 until the stream gets there, and the recount's own entry, which lies behind the floor, makes the campaign due again.
 
 Raises only: rows may have been removed that the stream has not seen go. (With the policy ``follow`` removed rows do not
-count, and the counter is set.)
+count, and the counter is set.) See docs/design/recount.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import psycopg
@@ -20,10 +20,13 @@ from psycopg import errors, sql
 from psycopg.rows import tuple_row
 
 from connectors.mailer.tables import CAMPAIGNS
+from connectors.postgres.store.counters import CounterWriter
 from stream.core.partitioner import partition_of
 
 Connection = psycopg.Connection[Any]
 
+#: how long a raise waits for a lock
+_LOCK_TIMEOUT: Final = "2s"
 #: times that a transaction which gave way to another is tried
 _TRIES: Final = 3
 _AGAIN: Final = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
@@ -49,15 +52,15 @@ UPDATE sentstream.watermarks w SET partition = w.partition
 WHERE w.partition = %(partition)s::int AND w.epoch = %(epoch)s::bigint AND (NOT w.based OR w.lsn < %(lsn)s::pg_lsn)
 """
 
-# Whoever seals the run takes its row for update, so until we commit it stays open: a sealed run gets no more verdicts.
+# Sealing takes the row of the run for update, so until we commit it stays open: a sealed run gets no more verdicts.
 _OPEN = "SELECT FROM sentstream.recounts WHERE run_id = %(run)s::bigint AND status = 'open' FOR KEY SHARE"
 
 # A campaign that never had a queue row is never written; one whose rows have all gone still has its progress row.
 # A later run may have written already: its floor is higher.
-_RAISE = sql.SQL("""
+_DUE = sql.SQL("""
 WITH wanted AS (
     SELECT k.id, k.sent + CASE WHEN %(keep)s::boolean THEN coalesce(p.removed, 0) ELSE 0 END AS sent
-    FROM unnest(%(ids)s::int[], %(sent)s::bigint[], %(counted)s::boolean[]) AS k(id, sent, counted)
+    FROM unnest(%(ids)s::bigint[], %(sent)s::bigint[], %(counted)s::boolean[]) AS k(id, sent, counted)
     LEFT JOIN sentstream.progress p ON p.campaign_id = k.id
     WHERE (k.counted OR p.campaign_id IS NOT NULL) AND (p.floor_lsn IS NULL OR p.floor_lsn <= %(lsn)s::pg_lsn)
 ), differing AS (
@@ -65,26 +68,27 @@ WITH wanted AS (
     FROM {campaigns} c JOIN wanted w ON w.id = c.id
     WHERE CASE WHEN %(keep)s::boolean THEN coalesce(c.sent, 0) < w.sent ELSE coalesce(c.sent, 0) <> w.sent END
 ), locked AS (
-    SELECT c.id, coalesce(c.sent, 0) AS found, w.sent
-    FROM {campaigns} c JOIN wanted w ON w.id = c.id
-    WHERE CASE WHEN %(keep)s::boolean THEN coalesce(c.sent, 0) < w.sent ELSE coalesce(c.sent, 0) <> w.sent END
+    SELECT c.id FROM {campaigns} c JOIN differing d ON d.id = c.id
     ORDER BY c.id
     FOR NO KEY UPDATE OF c SKIP LOCKED
-), raised AS (
-    UPDATE {campaigns} c SET sent = l.sent FROM locked l WHERE c.id = l.id
+)
+SELECT d.id, d.found::bigint, d.sent, l.id IS NOT NULL FROM differing d LEFT JOIN locked l ON l.id = d.id ORDER BY d.id
+""")
+
+_RAISED = """
+WITH raised AS (
+    SELECT * FROM unnest(%(ids)s::bigint[], %(found)s::bigint[], %(sent)s::bigint[]) AS r(id, found, sent)
 ), floors AS (
     INSERT INTO sentstream.progress AS p (campaign_id, partition, floor_lsn, written)
-    SELECT l.id, %(partition)s::int, %(lsn)s::pg_lsn, l.sent FROM locked l ORDER BY l.id
+    SELECT r.id, %(partition)s::int, %(lsn)s::pg_lsn, r.sent FROM raised r ORDER BY r.id
     ON CONFLICT (campaign_id) DO UPDATE SET floor_lsn = excluded.floor_lsn, written = excluded.written
-), verdicts AS (
-    INSERT INTO sentstream.verdicts (run_id, campaign_id, verdict, before, after, delta, corrected)
-    SELECT %(run)s::bigint, l.id, 'not_comparable', jsonb_build_object('counter', l.found),
-           jsonb_build_object('counter', l.sent), jsonb_build_object('counter', l.sent - l.found), true
-    FROM locked l
-    ON CONFLICT (run_id, campaign_id, verdict) DO NOTHING
 )
-SELECT d.id, d.found, d.sent, l.id IS NOT NULL FROM differing d LEFT JOIN locked l ON l.id = d.id ORDER BY d.id
-""")
+INSERT INTO sentstream.verdicts (run_id, campaign_id, verdict, before, after, delta, corrected)
+SELECT %(run)s::bigint, r.id, 'not_comparable', jsonb_build_object('counter', r.found),
+       jsonb_build_object('counter', r.sent), jsonb_build_object('counter', r.sent - r.found), true
+FROM raised r
+ON CONFLICT (run_id, campaign_id, verdict) DO NOTHING
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,8 @@ class Raise:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """What came of it. ``partitions``: those that were behind the run; ``held``: campaigns whose row somebody else had
-    locked, or whose partition was busy: worth another try."""
+    """What came of it. ``partitions``: those that were behind the run; ``held``: campaigns worth another try (the row
+    is locked by another session, the counter was refused, the partition was busy)."""
 
     partitions: tuple[int, ...] = ()
     raises: tuple[Raise, ...] = ()
@@ -136,14 +140,24 @@ def raise_counters(conn: Connection, run_id: int, *, mailer_schema: str) -> Rais
     with conn.cursor(row_factory=tuple_row) as cursor:
         values = {"epoch": run.epoch, "lsn": run.lsn, "run": run_id}
         concerned = [row[0] for row in cursor.execute(_CONCERNED, values).fetchall()]
-    statement = _RAISE.format(campaigns=sql.Identifier(mailer_schema, CAMPAIGNS.name))
+    statement = _DUE.format(campaigns=sql.Identifier(mailer_schema, CAMPAIGNS.name))
+    writer = _writer(mailer_schema)
     raises: list[Raise] = []
     held: list[int] = []
-    for partition in concerned:
-        rows, busy = _raise_partition(conn, run, partition, statement)
-        raises += [Raise(number, found, sent) for number, found, sent, locked in rows if locked]
-        held += [number for number, _, _, locked in rows if not locked] + busy
+    try:
+        for partition in concerned if writer.may_try else ():
+            done, waiting = _raise_partition(conn, run, partition, statement, writer)
+            raises += done
+            held += waiting
+    except errors.InsufficientPrivilege as error:
+        writer.missing_right(error)
     return Raised(tuple(concerned), tuple(raises), tuple(held))
+
+
+@cache
+def _writer(mailer_schema: str) -> CounterWriter:
+    """One for the process: it remembers what was refused, and said."""
+    return CounterWriter(mailer_schema)
 
 
 def _read(conn: Connection, run_id: int) -> _Run | None:
@@ -156,9 +170,9 @@ def _read(conn: Connection, run_id: int) -> _Run | None:
 
 
 def _raise_partition(
-    conn: Connection, run: _Run, partition: int, statement: sql.Composed
-) -> tuple[Sequence[tuple[int, int, int, bool]], list[int]]:
-    """Rows (campaign, found, wanted, whether written), and the campaigns of a partition that stayed busy."""
+    conn: Connection, run: _Run, partition: int, statement: sql.Composed, writer: CounterWriter
+) -> tuple[list[Raise], list[int]]:
+    """The counters of a partition that were raised, and the campaigns that were not to be had."""
     ids, sent, counted = run.of_partition(partition)
     values: dict[str, Any] = {
         "partition": partition,
@@ -173,12 +187,22 @@ def _raise_partition(
     for _ in range(_TRIES):
         try:
             with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute("SET LOCAL lock_timeout = '2s'")
+                cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 if cursor.execute(_OURS, values).rowcount != 1:
-                    return (), []  # it got there meanwhile
+                    return [], []  # it got there meanwhile
                 if cursor.execute(_OPEN, values).rowcount != 1:
-                    return (), []
-                return cursor.execute(statement, values).fetchall(), []
+                    return [], []
+                rows = cursor.execute(statement, values).fetchall()
+                due = [Raise(campaign, found, wanted) for campaign, found, wanted, locked in rows if locked]
+                refused = writer.write(conn, {it.campaign_id: it.after for it in due}, _LOCK_TIMEOUT)
+                raises = [it for it in due if it.campaign_id not in refused]
+                written = {
+                    "ids": [it.campaign_id for it in raises],
+                    "found": [it.before for it in raises],
+                    "sent": [it.after for it in raises],
+                }
+                cursor.execute(_RAISED, values | written)
+                return raises, [campaign for campaign, _, _, locked in rows if not locked] + sorted(refused)
         except _AGAIN:
             continue
-    return (), ids
+    return [], ids
