@@ -27,15 +27,12 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from stream.core.errors import SentstreamError
-from stream.core.progress import time_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -94,21 +91,22 @@ class Call:
     @cached_property
     def out(self) -> Console:
         """Standard output, for people: colour only on a terminal, and not where NO_COLOR is set."""
-        from stream.cli.terminal import console
+        from stream.cli.output import console
 
         return console(sys.stdout)
 
     @cached_property
     def err(self) -> Console:
         """Standard error: progress bars and remarks."""
-        from stream.cli.terminal import console
+        from stream.cli.output import console
 
         return console(sys.stderr)
 
     def print_json(self, value: object) -> None:
         """One line of JSON on standard output, flushed: one object, or one a line where a command streams."""
-        sys.stdout.write(json_text(value) + "\n")
-        sys.stdout.flush()
+        from stream.cli.output import print_json
+
+        print_json(value)
 
     def connect(self, role: str = "cli", **options: Any) -> psycopg.Connection[Any]:
         """A connection to the mailer's database as ``sentstream <role>``; UnreachableError names the server."""
@@ -168,13 +166,6 @@ def group(app: typer.Typer, name: str, words: str) -> typer.Typer:
     inner = typer.Typer(help=words, no_args_is_help=True)
     app.add_typer(inner, name=name)
     return inner
-
-
-def json_text(value: object) -> str:
-    """JSON of a value of ours: dataclasses by their fields, times as RFC 3339 in UTC."""
-    import orjson
-
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
 
 
 def report_error(error: BaseException, words: Sequence[str]) -> int:
@@ -240,15 +231,3 @@ def _setting_names() -> tuple[str, ...]:
     from stream.config.settings import setting_names
 
     return setting_names()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return time_text(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
+from stream.cli import output
 from stream.cli.call import Shared, report_error, version_text
 from stream.cli.extras import missing_extra
 from stream.core.errors import SentstreamError
@@ -61,15 +62,30 @@ COMMANDS: Final = (
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing but the message of an error is printed, unless ``-vv`` is given."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = typer.main.get_command(assemble(words))
+    output.prepare()
     try:
-        command.main(words, prog_name="sentstream")
+        code = _invoke(words)
+        sys.stdout.flush()
+        return code
+    except output.ReaderGone:
+        output.discard()
+        return output.READER_GONE
+    except output.OutputError as error:
+        output.discard()
+        return report_error(error, words)
+
+
+def _invoke(words: list[str]) -> int:
+    try:
+        typer.main.get_command(assemble(words)).main(words, prog_name="sentstream")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
         return report_error(missing_extra(error) or error, words)
+    except (output.ReaderGone, output.OutputError):
+        raise
     except SentstreamError as error:
         return report_error(error, words)
     except Exception as error:  # a fault of ours, or of a library: still one line

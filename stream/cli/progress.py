@@ -9,9 +9,9 @@ import typer
 from connectors.postgres.connect import Connection
 from connectors.postgres.queries.progress import find_campaigns, read_progress
 from stream.cli.call import Call, command
+from stream.cli.output import is_ascii
 from stream.cli.progress_view import draw, plain_line
 from stream.cli.progress_watch import ProgressPoller, follow, look, until_stopped
-from stream.cli.terminal import is_ascii
 from stream.config.values import parse_duration
 from stream.core.errors import ConfigurationError
 from stream.core.progress import to_json

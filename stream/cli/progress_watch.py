@@ -7,9 +7,7 @@ grows, and the next look connects anew.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +25,8 @@ from connectors.postgres.connect import Connection, connect
 from connectors.postgres.queries.progress import read_progress
 from connectors.postgres.queries.status import LastRun, Status, read_status
 from stream.cli import words
+from stream.cli.output import OutputError, ReaderGone, discard, is_ascii
 from stream.cli.progress_view import View, draw, plain_line
-from stream.cli.terminal import is_ascii
 from stream.core.errors import SentstreamError
 from stream.core.progress import CampaignProgress, to_json
 
@@ -164,16 +162,16 @@ def _live(console: Console, err: Console, watcher: ProgressPoller, stop: threadi
 
 
 def _patient(call: Call, watcher: ProgressPoller, stop: threading.Event, every: float) -> None:
-    """`follow` for a view beside a role that starts only now: what isn't there yet will come. Where nobody reads what
-    is printed any more, the view ends and the role goes on."""
+    """`follow` beside a role that is starting: errors are retried. Where standard output can't be written any more, the
+    view ends and the role goes on."""
     while not stop.is_set():
         try:
             follow(call, watcher, stop, every=every)
         except (SentstreamError, psycopg.Error):
             stop.wait(1)
-        except BrokenPipeError:
-            log.warning("nobody reads standard output any more: the counts are no longer printed")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes there
+        except (ReaderGone, OutputError) as error:
+            log.warning("%s The counts are no longer printed.", error)
+            discard()
             return
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from stream.cli import words
-from stream.cli.call import Call, command, group, json_text
+from stream.cli.call import Call, command, group
+from stream.cli.output import json_text
 from stream.cli.recount import lines
 from stream.core.digest import Checked, canonical
 from stream.core.errors import ConfigurationError
@@ -152,7 +153,7 @@ def report_export(
         else:
             place, digest = head
             shown = {"exported_at": rfc3339(now), "head": {"chain_no": place, "digest": digest}}
-            out.write(json_text({**shown, "runs": [one.as_json() for one in found]}) + "\n")
+            out.write(json_text({**shown, "runs": [one.as_json() for one in found]}, out.encoding) + "\n")
     if output is not None:
         call.err.print(f"{words.count_of(len(found), 'run')} written to {output}")
 

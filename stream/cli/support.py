@@ -21,7 +21,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from stream.cli.call import Call, command, json_text
+from stream.cli.call import Call, command
+from stream.cli.output import json_text
 from stream.core.errors import SentstreamError
 from stream.core.masking import mask_values
 
@@ -71,16 +72,16 @@ def support(
     parts, errors = _collect(call)
     parts["errors"] = errors
     mask = _mask_of(call)
-    texts = {name: json_text(mask_values(json.loads(json_text(part)), mask)) for name, part in parts.items()}
+    masked = {name: mask_values(json.loads(json_text(part)), mask) for name, part in parts.items()}
     if call.json:
-        call.out.out("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}")
+        call.print_json(masked)
         return 0
     path = output or Path(f"sentstream-support-{now:%Y%m%d-%H%M%S}.zip")
     try:
         with open(path, "wb", opener=_owner_only) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
             bundle.writestr("README.txt", _README)
-            for name, text in texts.items():
-                bundle.writestr(f"{name}.json", text + "\n")
+            for name, part in masked.items():
+                bundle.writestr(f"{name}.json", json_text(part) + "\n")
     except OSError as error:
         raise SentstreamError(f"{path} can't be written: {error.strerror}.", "Name another file: --output.") from error
     call.out.print(f"Written: {path}. Secrets are masked; look through it before you hand it on.", soft_wrap=True)

@@ -19,8 +19,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from stream.cli import words
+from stream.cli.output import is_ascii
 from stream.cli.progress_view import View, bar, draw, plain_line
-from stream.cli.terminal import is_ascii
 from stream.core.position import Position
 from stream.core.progress import CampaignProgress, measure
 
