@@ -47,11 +47,9 @@ class _Output(io.TextIOWrapper):
 def prepare() -> None:
     """Replace this process' standard streams by ones that behave as above; streams that a test has set stay."""
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # type: ignore[unreachable]
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:  # closed by the caller: a descriptor that refuses to be written takes its place
-        buffer = io.BufferedWriter(  # type: ignore[unreachable]
-            io.FileIO(os.open(os.devnull, os.O_RDONLY), "w")
-        )
+        buffer = io.BufferedWriter(io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"))
         sys.stdout = _Output(buffer, encoding="utf-8")
     elif sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         encoding, buffered_by_line = sys.stdout.encoding, sys.stdout.line_buffering
