@@ -55,7 +55,7 @@ class Stages:
 def replay(blocks: Iterable[bytes]) -> Stages:
     """Blocks of whole messages through fold, alignment, batches and a partition that is based."""
     clock = time.process_time
-    fold, alignment, batcher = Fold(), Alignment(1, Snapshot(1, 1, frozenset())), Batcher(1, Position(0))
+    fold, alignment, batcher = Fold(), Alignment(Snapshot(1, 1, frozenset())), Batcher(1, Position(0))
     partition = based_partition()
     spent = [0.0] * 4
     transactions = size = 0

@@ -6,10 +6,16 @@ Comparing by LSN alone is not exact: a commit record can be in the WAL, and deli
 visible.
 
 The reader therefore remembers moves by transaction. It forgets those that a snapshot H sees, H being older than any
-recount may last. A recount is conclusive only if nothing it needs was forgotten: its snapshot sees all that H sees, and
-its xmin lies above X, a transaction id drawn after the slot was taken (what committed before that was never delivered
-here, and may still have been invisible). See DESIGN 4. And a row that was copied in, by a restore of our tables, has a
-snapshot of another history: its own transaction tells.
+recount may last. A recount is conclusive only if nothing it needs is missing:
+
+- its snapshot sees all that H sees: what H sees is forgotten, or was never stored
+- it sees every transaction that may have committed before this reader's stream begins and was invisible when the reader
+  started. Such a transaction is never delivered here. It has written to the counted tables, so it holds their locks
+  until it is visible: these are the ``unsettled`` ones, read after the slot was taken. Any other old transaction that
+  is still open commits later, in this stream, and is replayed like all others
+- its snapshot is of the history of its own transaction, which that of a row restored from elsewhere is not
+
+See docs/design/recount.md.
 """
 
 from __future__ import annotations
@@ -67,18 +73,31 @@ def widen(xid: int, near: int) -> int:
 class Alignment:
     """The reader's memory of recent transactions. One for each time the slot is taken.
 
-    ``drawn``: X, a 64-bit transaction id drawn after that; ``seen``: H, at first the snapshot at start, so that a
-    backlog costs no memory. ``most``: entries remembered at most; beyond that the oldest are forgotten, and recounts
-    that would have needed them are inconclusive.
+    ``seen``: H, at first a snapshot taken after ``unsettled`` was read, so that a backlog costs no memory;
+    ``unsettled``: ids (32 bits or 64) of transactions that had written to the counted tables when the slot was taken,
+    and may have committed before it; ``most``: entries remembered at most; beyond that the oldest are forgotten, and
+    recounts that would have needed them are inconclusive.
     """
 
-    def __init__(self, drawn: int, seen: Snapshot, most: int = 250_000) -> None:
-        self._drawn = self._x = drawn
-        self._h = seen
+    def __init__(self, seen: Snapshot, unsettled: Iterable[int] = (), most: int = 250_000) -> None:
+        self._start = self._h = seen
         self._near = seen.xmax
+        self._unsettled = {widen(xid % _CYCLE, seen.xmax) for xid in unsettled}
+        self._evicted = 0  # the newest transaction that was forgotten for want of memory
         self._most = most
         self._size = 0
         self._recent: deque[tuple[int, tuple[Entry, ...]]] = deque()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it is still to be found out of transactions when they committed."""
+        return bool(self._unsettled)
+
+    def settle(self, xids: Iterable[int], now: Snapshot) -> None:
+        """These transactions were not committing. ``now``: a snapshot taken after that was seen; what it sees has
+        ended, and may have been another transaction by then."""
+        known = {widen(xid % _CYCLE, self._near) for xid in xids}
+        self._unsettled -= {xid for xid in known if not now.sees(xid)}
 
     def __len__(self) -> int:
         return self._size
@@ -99,12 +118,13 @@ class Alignment:
                 entries = tuple(entry for entry in entries if type(entry) is not RecountRow)
             if entries and xid >= xmin and (xid >= xmax or xid in xip):
                 recent.append((xid, entries))
+                self._unsettled.discard(xid)
                 self._size += len(entries)
             out.append(transaction)
         while self._size > self._most:
             xid, entries = recent.popleft()
             self._size -= len(entries)
-            self._x = max(self._x, xid)
+            self._evicted = max(self._evicted, xid)
         return out
 
     def forget(self, seen: Snapshot) -> None:
@@ -140,31 +160,26 @@ class Alignment:
     def _reason(self, snapshot: Snapshot, xid: int) -> str | None:
         if xid < snapshot.xmax:  # a recount draws its id after its snapshot: this row was copied in from elsewhere
             return f"its snapshot ({snapshot.xmin}:{snapshot.xmax}) is of another history than its transaction {xid}"
-        if snapshot.xmin <= self._x:
-            return self._too_old(snapshot)
+        if snapshot.xmin <= self._evicted:
+            return self._out_of_memory(snapshot)
         if not snapshot.sees_all_of(self._h):
+            counted = f"the queue was counted (by snapshot {snapshot.xmin}:{snapshot.xmax})"
+            if self._h is self._start:
+                return f"{counted} before this reader started (at {self._h.xmin}:{self._h.xmax})"
+            return f"{counted} earlier than the reader still remembers (from {self._h.xmin}:{self._h.xmax} on)"
+        unseen = min((xid for xid in self._unsettled if not snapshot.sees(xid)), default=None)
+        if unseen is not None:
             return (
-                f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older than what the reader still remembers "
-                f"(from {self._h.xmin}:{self._h.xmax} on)"
+                f"transaction {unseen} had written to the mailer's tables before this reader started, and was still "
+                "open when the queue was counted"
             )
         return None
 
-    def _too_old(self, snapshot: Snapshot) -> str:
-        """Why: a transaction was open when it was counted, or (xmin is xmax) none was, and the count is too old."""
+    def _out_of_memory(self, snapshot: Snapshot) -> str:
+        remembers = f"than what the reader still remembers (from transaction {self._evicted + 1} on)"
         if snapshot.xmin < snapshot.xmax:
-            return (
-                f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older than what the "
-                f"reader remembers (from transaction {self._x + 1} on)"
-            )
-        if snapshot.xmin <= self._drawn:
-            return (
-                f"the queue was counted (up to transaction {snapshot.xmax}) before this reader started (at transaction "
-                f"{self._drawn})"
-            )
-        return (
-            f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older than what the reader still remembers "
-            f"(from transaction {self._x + 1} on)"
-        )
+            return f"transaction {snapshot.xmin} was still open when the queue was counted, and it is older {remembers}"
+        return f"the count's snapshot ({snapshot.xmin}:{snapshot.xmax}) is older {remembers}"
 
 
 def _inconclusive(row: RecountRow, reason: str) -> Recount:

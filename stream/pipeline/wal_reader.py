@@ -1,9 +1,10 @@
 """The WAL as transactions: slot, walsender, fold and alignment put together, for whichever shape reads it.
 
-Opening takes the slot (waiting where another reader holds it), draws the transaction id X and the snapshot H of the
-alignment, and says where reading begins. Then :meth:`WalReader.read` returns what was folded; a small thread beside it
-asks the server every two seconds for its time and the end of its WAL, whether publication and identities are still as
-``setup`` made them, and now and then for a snapshot to forget by.
+Opening takes the slot (waiting where another reader holds it), reads which transactions have written to the mailer's
+tables, and then the snapshot H of the alignment, and says where reading begins. Then :meth:`WalReader.read` returns
+what was folded; a small thread beside it asks the server every two seconds for its time and the end of its WAL, whether
+publication and identities are still as ``setup`` made them, and periodically for a snapshot by which old transactions
+are forgotten.
 """
 
 from __future__ import annotations
@@ -141,8 +142,9 @@ class WalReader:
         begin = self._take_slot(control, walsender, stop)
         if begin is None:
             return None
-        drawn = slots.draw_xid(control)
-        self._alignment = Alignment(drawn, slots.snapshot(control))
+        # In this order: a writer that is not among them has ended by then, and H sees it.
+        writers = slots.writers(control, options.mailer_schema)
+        self._alignment = Alignment(slots.snapshot(control), [w.xid for w in writers if not w.idle])
         clock = slots.clock(control)
         self._received = self._confirmed = self._told = begin
         self._wal_end = clock.wal_end
@@ -295,6 +297,10 @@ class WalReader:
         seen = watch.take_seen()
         if seen is not None:
             alignment.forget(seen)
+        settled = watch.take_settled()
+        if settled is not None:
+            alignment.settle(*settled)
+        watch.unsettled = alignment.unsettled
 
     def _tell(self, source: Walsender | Catchup, now: float, wants_reply: bool) -> None:
         ask = self._mark is not None and now - self._asked_at >= TICK / 4
@@ -353,6 +359,9 @@ class _Watch(threading.Thread):
         self._clocks: deque[slots.Clock] = deque(maxlen=1)
         self._seen: deque[Snapshot] = deque(maxlen=1)
         self._snapshots: deque[tuple[float, Snapshot]] = deque()
+        self._settled: deque[tuple[list[int], Snapshot]] = deque(maxlen=1)
+        #: whether the alignment waits to learn which writers were not committing when it began
+        self.unsettled = False
         self.failure: Exception | None = None
 
     def take_clock(self) -> slots.Clock | None:
@@ -360,6 +369,9 @@ class _Watch(threading.Thread):
 
     def take_seen(self) -> Snapshot | None:
         return self._seen.popleft() if self._seen else None
+
+    def take_settled(self) -> tuple[list[int], Snapshot] | None:
+        return self._settled.popleft() if self._settled else None
 
     def stop(self) -> None:
         self._stopped.set()
@@ -376,6 +388,9 @@ class _Watch(threading.Thread):
                     conformed = now
                     conform(self._connection, self._options)
                 self._clocks.append(slots.clock(self._connection))
+                if self.unsettled:
+                    idle = [w.xid for w in slots.writers(self._connection, self._options.mailer_schema) if w.idle]
+                    self._settled.append((idle, slots.snapshot(self._connection)))
                 if now - asked >= _SNAPSHOT_EVERY:
                     asked = now
                     self._remember(now)

@@ -45,7 +45,8 @@ Counts = dict[int, list[int]]
 Place = tuple[int, int] | None
 
 #: rules of the runtime that a world can be played without; those of the core are taken out by ``mutants``
-X_AFTER_SLOT: Final = "X is drawn after the slot was taken"
+WRITERS_AFTER_SLOT: Final = "the writers of our tables are read after the slot was taken"
+WRITERS_BEFORE_H: Final = "the writers of our tables are read before the snapshot H"
 
 
 @dataclass(slots=True, eq=False)
@@ -306,20 +307,35 @@ class World:
     def restart(self) -> None:
         """Another reader begins: where the last one was or before, or where a slot that was made anew begins."""
         self.tally.restarts += 1
-        early = self.draw() if self.without == X_AFTER_SLOT else 0
-        if early:
-            self.ended = max(self.ended, early)
+        early = self._committing() if self.without == WRITERS_AFTER_SLOT else None
+        if early is not None:
             self._some_steps()
         lost = self.rng.random() < 0.3
         self.begin = len(self.wal) if lost else self.rng.randrange(max(0, self.read - 6), self.read + 1)
         self._take_slot(early)
 
-    def _take_slot(self, early: int = 0) -> None:
+    def _committing(self) -> list[int]:
+        """Writers of our tables that are not seen to be idle: those whose commit record is written, and some others.
+        Another database's, and those that have written nothing here, hold no lock of our tables."""
+        return [tx.xid % CYCLE for tx in self._writers() if tx.written or self.rng.random() < 0.5]
+
+    def _writers(self) -> list[Tx]:
+        return [tx for tx in self.open if tx.entries and not tx.recount]
+
+    def _settle(self) -> None:
+        """Later the reader looks again: those that are idle are not committing."""
+        idle = [tx.xid % CYCLE for tx in self._writers() if not tx.written]
         self._some_steps()
-        drawn = early or self.draw()
-        self.ended = max(self.ended, drawn)
+        self.alignment.settle(idle, self.snapshot())
+
+    def _take_slot(self, early: list[int] | None = None) -> None:
         self._some_steps()
-        self.alignment = Alignment(drawn, self.snapshot(), self.most)
+        seen = self.snapshot() if self.without == WRITERS_BEFORE_H else None
+        if seen is not None:
+            self._some_steps()
+        unsettled = self._committing() if early is None else early
+        self._some_steps()
+        self.alignment = Alignment(seen or self.snapshot(), unsettled, self.most)
         begin = Position(self.wal[self.begin].lsn if self.begin < len(self.wal) else 100 * (len(self.wal) + 1))
         self.batcher = Batcher(1, begin)
         self.read = self.begin
@@ -448,6 +464,8 @@ class World:
             self.step_read() if not self.inject else self._read_one_by_one()
         elif kind < 0.91:
             self.snapshots.append(self.snapshot())
+        elif kind < 0.92:
+            self._settle()
         elif kind < 0.95 and self.snapshots:
             self.alignment.forget(self.rng.choice(self.snapshots))
         elif kind < 0.95 + self.restless:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.rows import class_row
 
 from connectors.postgres.catalog.countable import countable_from
 from connectors.postgres.catalog.slots import Slot, find_slot, unusable
@@ -111,8 +112,42 @@ def snapshot(connection: Connection) -> Snapshot:
     return Snapshot.parse(row[0])
 
 
-def draw_xid(connection: Connection) -> int:
-    """A transaction id of our own (64 bits), assigned and done with."""
-    row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
-    assert row is not None
-    return int(row[0])
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A transaction (32-bit id) that has written to the queue or to campaigns and has not let its locks go. ``idle``:
+    it is not committing at this moment, so whatever it commits has its record behind the WAL of now."""
+
+    xid: int
+    idle: bool
+
+
+# A transaction lets its locks go only after it has become visible. A session that is idle in its transaction is not
+# committing it; a prepared one (no pid) is not being committed while no other session runs a transaction that holds no
+# table: COMMIT PREPARED is such a one. One reading of pg_locks, or a session could slip through between two.
+_WRITERS = """
+WITH held AS MATERIALIZED (
+    SELECT * FROM pg_locks WHERE granted
+), writing AS (
+    SELECT DISTINCT virtualtransaction, pid FROM held
+    WHERE locktype = 'relation'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND relation IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                       WHERE n.nspname = %s::text AND c.relname IN ('email_queue', 'campaigns'))
+      AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+)
+SELECT x.transactionid::text::bigint AS xid,
+       CASE WHEN w.pid IS NULL THEN NOT EXISTS (
+           SELECT FROM held v
+           WHERE v.locktype = 'virtualxid' AND v.pid <> pg_backend_pid() AND NOT EXISTS (
+               SELECT FROM held t WHERE t.locktype = 'relation' AND t.virtualtransaction = v.virtualtransaction))
+       ELSE coalesce(a.state LIKE 'idle in transaction%%', false) END AS idle
+FROM writing w
+JOIN held x ON x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
+           AND x.virtualtransaction = w.virtualtransaction AND x.pid IS NOT DISTINCT FROM w.pid
+LEFT JOIN pg_stat_activity a ON a.pid = w.pid"""
+
+
+def writers(connection: Connection, mailer_schema: str) -> list[Writer]:
+    """The transactions that have written to the mailer's tables and are not visible yet."""
+    with connection.cursor(row_factory=class_row(Writer)) as cursor:
+        return cursor.execute(_WRITERS, (mailer_schema,)).fetchall()

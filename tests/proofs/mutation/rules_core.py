@@ -77,9 +77,15 @@ CORE = (
         _SIMULATE,
     ),
     Mutant(
-        "conclusive only above X, drawn after the slot was taken",
+        "conclusive only if it sees what may have committed before the slot was taken",
         "Alignment._reason",
-        never("snapshot.xmin <= self._x"),
+        never("unseen is not None"),
+        _SIMULATE,
+    ),
+    Mutant(
+        "conclusive only above what was forgotten for want of memory",
+        "Alignment._reason",
+        never("snapshot.xmin <= self._evicted"),
         _SIMULATE,
     ),
     Mutant(
