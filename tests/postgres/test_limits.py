@@ -14,7 +14,18 @@ import pytest
 from stream.core.errors import PreconditionError
 from tests.fix_postgres import Database
 from tests.postgres.processes import Process, sentstream
-from tests.postgres.running import add_campaign, add_rows, at_rest, based, kept, prepared, running, shown, streaming
+from tests.postgres.running import (
+    add_campaign,
+    add_rows,
+    at_rest,
+    based,
+    count,
+    kept,
+    prepared,
+    running,
+    shown,
+    streaming,
+)
 from tests.waiting import eventually
 
 _SLOW = pytest.mark.slow
@@ -211,6 +222,37 @@ def test_without_the_right_to_write_counters_it_goes_on_counting(
         assert "GRANT UPDATE (sent) ON public.campaigns" in said[0]
         db.execute(f"GRANT UPDATE (sent) ON campaigns TO {role}")
         eventually(lambda: shown(db) == {1: 9})
+
+
+def test_a_sum_that_does_not_fit_holds_up_no_other(mailer_db: Database) -> None:
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=2, sent=2_147_483_647)
+    add_campaign(db, 2, queued=2)
+    with running(db):
+        based(db)
+        db.execute("UPDATE email_queue SET status = 'sent'")
+        eventually(lambda: shown(db) == {1: 2_147_483_647, 2: 2})
+        assert db.value("SELECT sent FROM sentstream.progress WHERE campaign_id = 1") == 2_147_483_649
+
+
+def test_ids_may_be_as_wide_as_bigint(mailer_db: Database) -> None:
+    for table in ("email_queue", "campaigns"):
+        for column in ("id", "campaign_id") if table == "email_queue" else ("id", "sent", "to_send"):
+            mailer_db.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bigint")
+    db = prepared(mailer_db)
+    wide = 3_000_000_000
+    add_campaign(db, wide, queued=2, sent_rows=1)
+    add_campaign(db, 2, sent_rows=1)
+    with running(db):
+        based(db)
+        add_rows(db, wide, "sent", 4)
+        eventually(lambda: shown(db) == {wide: 5, 2: 1})
+        with db.connect() as session:
+            count(session)
+        eventually(lambda: db.value("SELECT count(*) FROM sentstream.recounts WHERE status = 'open'") == 0)
+        db.execute("DELETE FROM campaigns WHERE id = %s", wide)
+        eventually(lambda: db.value("SELECT count(*) FROM sentstream.progress") == 1)
+    assert db.execute("SELECT * FROM sentstream.verdicts WHERE verdict = 'drift'") == []
 
 
 def test_a_locked_campaign_holds_up_no_other(mailer_db: Database) -> None:

@@ -13,7 +13,7 @@ WHERE partition = %s::int AND epoch = %s::bigint AND lsn = %s::pg_lsn AND seq = 
 DUE = sql.SQL("""
 WITH due AS (
     SELECT d.id, d.sent, p.written
-    FROM unnest(%(ids)s::int[], %(sent)s::int[]) AS d(id, sent)
+    FROM unnest(%(ids)s::bigint[], %(sent)s::bigint[]) AS d(id, sent)
     LEFT JOIN sentstream.progress p ON p.campaign_id = d.id
     WHERE p.floor_lsn IS NULL OR p.floor_lsn <= %(lsn)s::pg_lsn
 ), locked AS (
@@ -34,8 +34,8 @@ INSERT INTO sentstream.progress AS p (
     verified_at, verified_lsn)
 SELECT campaign, %s::int, queued, sending, sent_rows, failed, cancelled, removed, sent,
        verified_at, verified_lsn::pg_lsn
-FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-            %s::timestamptz[], %s::text[])
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+            %s::bigint[], %s::timestamptz[], %s::text[])
     AS r(campaign, queued, sending, sent_rows, failed, cancelled, removed, sent, verified_at, verified_lsn)
 ON CONFLICT (campaign_id) DO UPDATE SET
     partition = excluded.partition, queue_queued = excluded.queue_queued, queue_sending = excluded.queue_sending,
@@ -45,25 +45,25 @@ ON CONFLICT (campaign_id) DO UPDATE SET
 
 WRITTEN = """
 UPDATE sentstream.progress p SET written = w.sent
-FROM unnest(%s::int[], %s::bigint[]) AS w(id, sent)
+FROM unnest(%s::bigint[], %s::bigint[]) AS w(id, sent)
 WHERE p.campaign_id = w.id"""
 
 # A counter that was right when we met the campaign is as good as written by us.
 FOUND_RIGHT = sql.SQL("""
 UPDATE sentstream.progress p SET written = c.sent
 FROM {campaigns} c
-WHERE p.campaign_id = ANY(%s::int[]) AND p.written IS NULL AND c.id = p.campaign_id AND c.sent = p.sent""")
+WHERE p.campaign_id = ANY(%s::bigint[]) AND p.written IS NULL AND c.id = p.campaign_id AND c.sent = p.sent""")
 
 HISTORY = """
 INSERT INTO sentstream.history AS h (campaign_id, minute, kind, sent)
 SELECT campaign, to_timestamp(minute * 60.0), kind, n
-FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::bigint[]) AS r(campaign, minute, kind, n)
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[]) AS r(campaign, minute, kind, n)
 ON CONFLICT (campaign_id, minute, kind) DO UPDATE SET sent = h.sent + excluded.sent"""
 
 # A sealed run takes no more verdicts, or its digest would not hold; sealing waits for this lock.
 VERDICTS = """
 INSERT INTO sentstream.verdicts (run_id, campaign_id, verdict, cause, before, after, delta, corrected, estimated)
-SELECT %s::bigint, %s::int, %s::text, %s::text, %s::jsonb, %s::jsonb, %s::jsonb, %s::boolean, %s::boolean
+SELECT %s::bigint, %s::bigint, %s::text, %s::text, %s::jsonb, %s::jsonb, %s::jsonb, %s::boolean, %s::boolean
 WHERE EXISTS (SELECT FROM sentstream.recounts WHERE run_id = %s::bigint AND status = 'open' FOR KEY SHARE)
 ON CONFLICT (run_id, campaign_id, verdict) DO NOTHING"""
 
@@ -76,16 +76,16 @@ ON CONFLICT (run_id, partition) DO NOTHING"""
 
 STORED = """
 SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed
-FROM sentstream.progress WHERE campaign_id = ANY(%s::int[])"""
+FROM sentstream.progress WHERE campaign_id = ANY(%s::bigint[])"""
 
 # Campaigns that only a raise of a recount has met so far.
 RAISED = """
 SELECT campaign_id, coalesce(written, 0) FROM sentstream.progress
-WHERE campaign_id = ANY(%s::int[]) AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)"""
+WHERE campaign_id = ANY(%s::bigint[]) AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)"""
 
 # A row that was raised ahead of the stream is of a campaign that exists where the stream will get to.
 DELETE_PROGRESS = """
 DELETE FROM sentstream.progress
-WHERE campaign_id = ANY(%s::int[]) AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)"""
+WHERE campaign_id = ANY(%s::bigint[]) AND (floor_lsn IS NULL OR floor_lsn <= %s::pg_lsn)"""
 
-DELETE_HISTORY = "DELETE FROM sentstream.history WHERE campaign_id = ANY(%s::int[])"
+DELETE_HISTORY = "DELETE FROM sentstream.history WHERE campaign_id = ANY(%s::bigint[])"

@@ -57,7 +57,7 @@ _FOLLOW_TIMELINE: Final = "UPDATE sentstream.watermarks SET timeline = %s::int W
 
 _MOVE_TO_PARTITIONS: Final = """
 UPDATE sentstream.progress p SET floor_lsn = NULL, partition = m.partition
-FROM unnest(%s::int[], %s::int[]) AS m(id, partition)
+FROM unnest(%s::bigint[], %s::int[]) AS m(id, partition)
 WHERE p.campaign_id = m.id AND (p.floor_lsn IS NOT NULL OR p.partition <> m.partition)"""
 
 
