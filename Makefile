@@ -14,7 +14,7 @@ export KAFKA PYTHON
 bin := .venv/bin
 python := $(bin)/python
 pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
-everywhere := not (browser or alerts or manifests or slow)
+everywhere := not (browser or alerts or manifests or system or slow)
 
 .DEFAULT_GOAL := help
 .PHONY: help run unit test test-more test-all check lint types layers format lock simulate mutants chaos fuzz bench soak coverage package clean
@@ -37,7 +37,7 @@ unit: .venv/.made-dev ## the pure core alone: no server, under half a minute
 test: .venv/.made-dev ## the tests that need Python, PostgreSQL and Kafka (both are started)
 	$(pytest) -m "$(everywhere)" $(ARGS)
 
-test-more: .venv/.made-dev ## the other tests: browser, alert rules, manifests, slow ones
+test-more: .venv/.made-dev ## the other tests: browser, alert rules, manifests, system packages, long ones
 	$(pytest) -m "not ($(everywhere))" $(ARGS)
 
 check: lint types layers ## linters, types, and which layer imports which

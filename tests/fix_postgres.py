@@ -8,7 +8,7 @@ and xdist worker. None to be had is a failure, never a skip.
 `pg`                   a fresh, empty `Database` on the default server; ``@pytest.mark.versions(15, 16)`` runs the
                        test on each of those, ``@pytest.mark.versions()`` on every version found
 `mailer_db`            the same with the mailer's tables
-`any_pg`               like `pg` on every version found (all but the two oldest only in ``make test-all``)
+`any_pg`               like `pg` on every version found: ``make test`` takes the default one, ``test-more`` the others
 `any_mailer_db`        like `mailer_db` on every version found
 `private_pg`           a started `PrivateServer` of the test's own, to kill, restart and configure
 `private_mailer_db`    the mailer's tables on the test's own server (its ``private_pg``)
@@ -316,8 +316,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not every and marker is None:
         return
     versions = sorted(available_versions()) if every else list(marker.args if marker else ())
-    marks = {version: [pytest.mark.slow] for version in versions[2:]} if every else {}
-    parameters = [pytest.param(version, id=f"pg{version}", marks=marks.get(version, ())) for version in versions]
+    parameters = [
+        pytest.param(version, id=f"pg{version}", marks=() if version == default_version() else pytest.mark.slow)
+        for version in versions
+    ]
     metafunc.parametrize("pg_version", parameters, indirect=True)
 
 

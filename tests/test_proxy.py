@@ -11,6 +11,8 @@ from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow  # what other tests are made of
+
 MakeProxy = Callable[..., Proxy]
 
 

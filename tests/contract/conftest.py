@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fix_postgres import Database, default_version
+from tests.fix_postgres import Database
 from tests.kafka.in_process import kafka_shape
 from tests.postgres.running import based, running
 
@@ -35,10 +35,11 @@ def counting(request: pytest.FixtureRequest) -> Counting:
     return lambda db, **settings: kafka_shape(db, address, **settings)
 
 
+#: each case alone over Kafka only in ``make test-more``: ``make test`` has them one after the other
+_ALONE = ("test_counts_follow[", "test_identity_full_gives_the_same_counts[")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Over Kafka on one version of PostgreSQL and one identity; the others only in ``make test-all``."""
     for item in items:
-        name = item.name
-        other = "pg" in name and f"pg{default_version()}" not in name
-        if "[kafka" in name and (other or name.startswith("test_identity_full")):
+        if "[kafka" in item.name and item.name.startswith(_ALONE):
             item.add_marker(pytest.mark.slow)

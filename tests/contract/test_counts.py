@@ -161,6 +161,20 @@ def test_counts_follow(db: Database, counting: Counting, name: str) -> None:
         follows(db)
 
 
+def test_counts_follow_one_thing_after_the_other(db: Database, counting: Counting) -> None:
+    with counting(db):
+        for statements in SCENARIOS.values():
+            for statement in statements:
+                db.execute(statement)
+            follows(db)
+            db.execute("INSERT INTO subscribers (id, email) VALUES (1, 'one@example.org') ON CONFLICT DO NOTHING")
+            for campaign in {1, 2} - shown(db).keys():
+                add_campaign(db, campaign)
+            for status in STATUSES:
+                add_rows(db, 1, status, 2)
+                add_rows(db, 2, status, 3)
+
+
 @pytest.mark.parametrize("name", ["truncate", "insert_and_delete", "rows_move_to_another_campaign", "copy_in"])
 def test_identity_full_gives_the_same_counts(any_mailer_db: Database, counting: Counting, name: str) -> None:
     db = prepared(any_mailer_db, identity="full")

@@ -80,6 +80,7 @@ def test_a_demo_that_is_terminated_ends_well(scratch: dict[str, str]) -> None:
     assert left_behind(scratch) == []
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_killed_leaves_nothing(scratch: dict[str, str]) -> None:
     child = process("demo", env=scratch)
     assert child.stdout is not None

@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 import typer
 
 from stream.cli import commands
@@ -27,10 +26,11 @@ def test_every_command_has_its_section() -> None:
     assert {line.split()[0] for line in LINES} == sections
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_every_line_can_be_typed(run: Run, line: str) -> None:
-    found = run(*shlex.split(line), "--help")
-    assert (found.code, found.err) == (0, "")
+def test_every_line_can_be_typed(run: Run) -> None:
+    assert len(LINES) > 30
+    for line in LINES:
+        found = run(*shlex.split(line), "--help")
+        assert (found.code, found.err) == (0, ""), line
 
 
 def test_every_option_of_a_command_is_told() -> None:

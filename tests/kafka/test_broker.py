@@ -17,7 +17,7 @@ from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from tests.fix_kafka import Kafka
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 _STARTS_ONE_AND_DIES = """
 import os, signal
@@ -64,7 +64,6 @@ def test_acknowledged_records_survive_a_kill_and_a_pause(private_kafka: PrivateK
     assert _read(private_kafka, "kept", 1, 3) == [b"before", b"after", b"held"]
 
 
-@pytest.mark.slow  # tests/kafka/test_topics.py and test_secured.py log in, too
 def test_users_must_log_in() -> None:
     with PrivateKafka(users={"app": "hunter2"}, jvm=QUICK_START) as server:
         _create(server, "closed")
@@ -73,7 +72,6 @@ def test_users_must_log_in() -> None:
             KafkaAdminClient(**wrong, bootstrap_timeout_ms=3000).list_topics()
 
 
-@pytest.mark.slow
 def test_a_cluster_goes_on_without_one_of_three(kafka_cluster: PrivateKafka) -> None:
     _create(kafka_cluster, "shared", replicas=3)
     producer = KafkaProducer(**kafka_cluster.client(), acks="all")
@@ -87,7 +85,6 @@ def test_a_cluster_goes_on_without_one_of_three(kafka_cluster: PrivateKafka) -> 
     assert _read(kafka_cluster, "shared", 1, 3) == [b"three", b"two", b"three again"]
 
 
-@pytest.mark.slow
 def test_a_directory_of_its_own_keeps_the_records(tmp_path: Path) -> None:
     with PrivateKafka(directory=tmp_path, jvm=QUICK_START) as server:
         _create(server, "kept")

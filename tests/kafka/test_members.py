@@ -138,6 +138,7 @@ def test_a_broker_away_is_waited_for_and_nothing_is_confirmed(
     proved(shape, 120)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_killed_under_load(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:

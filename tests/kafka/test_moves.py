@@ -84,6 +84,7 @@ def test_a_log_whose_positions_cannot_be_compared_begins_an_epoch(shape: Shape, 
     assert shape.db.value("SELECT min(epoch) FROM sentstream.watermarks") > before
 
 
+@pytest.mark.slow
 def test_a_slot_that_somebody_dropped_is_made_again_and_a_baseline_taken(shape: Shape) -> None:
     running(shape, campaigns=3)
     shape.until_right()
@@ -97,6 +98,7 @@ def test_a_slot_that_somebody_dropped_is_made_again_and_a_baseline_taken(shape: 
     shape.until_right()
 
 
+@pytest.mark.slow
 def test_workers_that_run_before_the_reader_wait_for_it(shape: Shape) -> None:
     add_campaign(shape.db, 1, queued=5)
     worker = shape.start("work", name="w0")

@@ -51,6 +51,7 @@ def printed(language: str, holds: str, shape: Shape) -> str:
     return block.replace("BROKER", servers).replace("sentstream.progress", shape.names.progress)
 
 
+@pytest.mark.slow
 def test_kcat_as_documented_shows_the_newest_progress_of_a_campaign(counted: Shape) -> None:
     assert shutil.which("kcat"), "kcat is not installed: .ci/run installs it (Debian's package kcat)"
     command = printed("", "kcat", counted)
@@ -61,6 +62,7 @@ def test_kcat_as_documented_shows_the_newest_progress_of_a_campaign(counted: Sha
     assert (found["campaign_id"], found["sent"], found["queue_sent"]) == (7, 7, 7)
 
 
+@pytest.mark.slow
 def test_the_python_consumer_as_documented_ends_with_every_campaign(counted: Shape, tmp_path: Path) -> None:
     script = printed("python", "KafkaConsumer", counted)
     endless = 'auto_offset_reset="earliest"'

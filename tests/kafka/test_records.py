@@ -177,6 +177,7 @@ def test_topics_made_anew_are_counted_anew(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_a_changelog_that_lost_its_tail_changes_nothing(shape: Shape) -> None:
     running(shape)
     shape.until_right()

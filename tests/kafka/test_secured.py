@@ -97,10 +97,11 @@ def test_every_role_over_tls_with_a_login(
     ("wrong", "said"),
     [
         ({"kafka_sasl_password": "guessed"}, "KAFKA_SASL"),
-        pytest.param({"kafka_ssl_cafile": ""}, "KAFKA_SSL_CAFILE", marks=pytest.mark.slow),
+        ({"kafka_ssl_cafile": ""}, "KAFKA_SSL_CAFILE"),
     ],
     ids=["password", "authority"],
 )
+@pytest.mark.slow
 def test_what_is_wrong_is_said_without_the_password(
     secured: Secured, make_shape: Callable[..., Shape], mailer_db: Database, wrong: dict[str, str], said: str
 ) -> None:

@@ -67,6 +67,7 @@ def test_kill_9_of_a_worker_under_load(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_reader_under_load(shape: Shape) -> None:
     running(shape)
     reader = shape.roles[0]
@@ -129,6 +130,7 @@ def test_two_readers_one_works_the_other_takes_over(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_stopped_and_goes_on_counts_nothing_twice(shape: Shape) -> None:
     """Its slot was taken over meanwhile; what it still sends are repetitions."""
     shape.db.execute("ALTER SYSTEM SET wal_sender_timeout = '2s'")
@@ -185,6 +187,7 @@ def test_a_worker_comes_and_goes_under_load(shape: Shape) -> None:
     proved(shape)
 
 
+@pytest.mark.slow
 def test_kill_9_of_postgresql(make_shape: Callable[..., Shape], private_mailer_db: Database, private_pg: Any) -> None:
     shape = running(make_shape(private_mailer_db))
     with load(shape.db, 8) as done:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.status import CANCELLED, FAILED, QUEUED, SENDING, SENT
 from stream.demo.mailer.action_mix import ACTS, MIXES, View, choose, choose_mails
 from stream.demo.mailer.ledger import Book, Page
+
+pytestmark = pytest.mark.slow  # what other tests are made of
 
 statuses = st.sampled_from((QUEUED, SENDING, SENT, FAILED, CANCELLED))
 row_ids = st.integers(1, 40)

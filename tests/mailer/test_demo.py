@@ -89,6 +89,7 @@ def test_newsletters_begin_send_pause_and_finish_and_the_truth_is_true(mailer_ur
     stage.demo.close()
 
 
+@pytest.mark.slow
 def test_the_window_closes_for_a_while_and_opens_again(mailer_url: str, conn: Conn) -> None:
     stage = Stage(mailer_url, speed=0.02)
     seen = set()
@@ -106,6 +107,7 @@ def test_the_window_closes_for_a_while_and_opens_again(mailer_url: str, conn: Co
     stage.demo.close()
 
 
+@pytest.mark.slow
 def test_a_demo_of_hours_keeps_the_number_of_campaigns(mailer_url: str, conn: Conn) -> None:
     stage = Stage(mailer_url, scale=0.01)
     stage.play(2500, step=2.0)
@@ -115,6 +117,7 @@ def test_a_demo_of_hours_keeps_the_number_of_campaigns(mailer_url: str, conn: Co
     stage.demo.close()
 
 
+@pytest.mark.slow
 def test_a_demo_goes_on_where_another_one_stopped(mailer_url: str, conn: Conn) -> None:
     stage = Stage(mailer_url, speed=0.3)
     stage.play(20)
@@ -132,7 +135,7 @@ def process(url: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("mix", ["demo", "all", "mail"])
+@pytest.mark.parametrize("mix", ["demo", *(pytest.param(mix, marks=pytest.mark.slow) for mix in ("all", "mail"))])
 def test_the_process_writes_its_truth_and_ends_well_when_told(pg: Database, tmp_path: Path, mix: str) -> None:
     file = tmp_path / "truth.json"
     words = ("--create-tables", "--mix", mix, "--rate", "300", "--truth", str(file), "--truth-every", "60")
@@ -156,6 +159,7 @@ def test_the_process_writes_its_truth_and_ends_well_when_told(pg: Database, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["truth.json"]
 
 
+@pytest.mark.slow
 def test_it_ends_by_itself_after_its_duration(mailer_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     running = process(mailer_url, "--mix", "mail", "--size", "200", "--duration", "1", "--rate", "100")
     out, _ = running.communicate(timeout=30)

@@ -17,6 +17,8 @@ from stream.demo.mailer.workspace import StrayChangeError
 from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 
+pytestmark = pytest.mark.slow  # what other tests are made of
+
 Conn = Connection[TupleRow]
 
 EVERYTHING = {**MIXES["all"], "move": 10, "overwrite": 5}

@@ -109,7 +109,7 @@ def watched(db: Database) -> Database:
 
 
 #: of the steps that follow one another without another effect between them one is enough for every day
-_ALSO = ("before_apply", "after_swap", "after_confirm")
+_ALSO = ("before_apply", "after_swap", "after_confirm", "before_fold", "after_fold", "before_flush")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from stream.demo.private_postgres import PrivateServer, find_installations
 from tests.fix_postgres import Database, SmallDisk
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow  # what other tests are made of
+
 _STARTS_ONE_AND_DIES = """
 import os, signal
 from stream.demo.private_postgres import PrivateServer
