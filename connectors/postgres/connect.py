@@ -134,6 +134,13 @@ def _open(
     except psycopg.OperationalError as error:
         raise translated(error, url) from error
     try:
+        if conn.execute(b"SHOW row_security").fetchone() != ("off",):
+            conn.close()
+            raise UnreachableError(
+                f"PostgreSQL at {where(url)} did not get the settings of the session: a connection pooler in between "
+                "drops them (pgbouncer: ignore_startup_parameters = options).",
+                "Put the server's own host and port into DATABASE_URL; replication can't pass a pooler either.",
+            )
         if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE and _TRANSACTION_TIMEOUT not in (settings or {}):
             conn.execute(f"SET {_TRANSACTION_TIMEOUT} = 0".encode())
         conn.autocommit = autocommit

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import psycopg
 
-from connectors.postgres.catalog.conformance import check
+from connectors.postgres.catalog.conformance import STANDBY, check
 from connectors.postgres.catalog.slots import Slot, find_slot
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import slot as slots
@@ -132,10 +132,13 @@ class WalReader:
     def open(self, stop: threading.Event) -> Opened | None:
         """Take the slot; None where ``stop`` was set while another reader held it.
 
-        :exc:`PreconditionError` where the database is not as ``setup`` leaves it.
+        :exc:`PreconditionError` where the database is not as ``setup`` leaves it, :exc:`UnreachableError` where it is
+        a standby.
         """
         options = self._options
         control = self._control = connect(options.database_url, "control", settings={"statement_timeout": "30s"})
+        if control.info.parameter_status("in_hot_standby") == "on":
+            raise UnreachableError(STANDBY.finding, STANDBY.fix)
         conform(control, options)
         walsender = self._source = Walsender(connect_replication(options.database_url))
         system = walsender.identify()

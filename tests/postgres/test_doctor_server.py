@@ -13,9 +13,12 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from connectors.postgres import connect
 from connectors.postgres.doctor import examine
 from connectors.postgres.doctor.server import standby_names
+from stream.core.errors import UnreachableError
 from stream.demo.private_postgres import PrivateServer, unprivileged_user
+from stream.pipeline.wal_reader import WalOptions, WalReader
 from tests.fix_postgres import Database
 from tests.postgres.preparing import findings, prepare, run_fix, wanted
 from tests.postgres.test_setup import connect_reader
@@ -148,6 +151,9 @@ def test_a_standby(db: Database) -> None:
     server.start()
     try:
         assert findings(db)["server_standby"].severity == "critical"
+        reader = WalReader(WalOptions(db.url, slot=db.slot, publication="sentstream", mailer_schema="public"))
+        with closing(reader), pytest.raises(UnreachableError, match=r"standby.*Point DATABASE_URL at the primary"):
+            reader.open(threading.Event())
     finally:
         db.execute("SELECT pg_promote()")
 
@@ -170,8 +176,9 @@ def test_a_statement_of_somebody_else_that_sets_the_counter(db: Database) -> Non
 class Pooler:
     """What tells a pooler from a server: it makes up the process id of the session. A real server answers behind it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, drops_options: bool = False) -> None:
         self._port = port
+        self._drops_options = drops_options
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -192,6 +199,8 @@ class Pooler:
     def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         key = b"K\x00\x00\x00\x0c"
         with suppress(OSError):
+            if self._drops_options and not answers:
+                target.sendall(without_options(source.recv(65536)))
             while data := source.recv(65536):
                 at = data.find(key) if answers else -1
                 if at >= 0:
@@ -201,6 +210,23 @@ class Pooler:
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def without_options(startup: bytes) -> bytes:
+    """The message that begins a session, without the parameter `options`."""
+    words = startup[8:].rstrip(b"\0").split(b"\0")
+    pairs = [pair for pair in zip(words[::2], words[1::2], strict=True) if pair[0] != b"options"]
+    body = startup[4:8] + b"".join(name + b"\0" + value + b"\0" for name, value in pairs) + b"\0"
+    return struct.pack(">i", len(body) + 4) + body
+
+
+def test_a_pooler_that_drops_our_settings_is_named_and_not_used(db: Database) -> None:
+    """Without `row_security = off` a policy would make a count 0."""
+    with closing(Pooler(server_of(db).port, drops_options=True)) as between:
+        url = conninfo.make_conninfo(db.url, port=between.port, sslmode="disable", gssencmode="disable")
+        for opens in (connect.connect, connect.connect_replication):
+            with pytest.raises(UnreachableError, match=r"pooler.*own host and port"):
+                opens(url, "probe")
 
 
 @pytest.fixture

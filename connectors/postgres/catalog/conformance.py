@@ -32,6 +32,8 @@ from stream.core.finding import Finding, critical
 OF_TABLES: Final = frozenset(
     {"table_missing", "table_partitioned", "table_kind", "table_unlogged", "column_missing", "campaigns_identity"}
 )
+#: counters are written, so a standby can't serve
+STANDBY: Final = critical("server_standby", "The server is a standby: read-only.", "Point DATABASE_URL at the primary.")
 _SETUP: Final = "Run `sentstream setup`."
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from connectors.mailer.tables import CAMPAIGNS, EMAIL_QUEUE, Column, needed
 from connectors.postgres.catalog.conformance import (
+    STANDBY,
     campaigns_identity,
     publication_findings,
     publication_missing,
@@ -65,7 +66,7 @@ def server_version(found: Found) -> Iterator[Finding]:
 def server_standby(found: Found) -> Iterator[Finding]:
     """Counters are written, so a standby can't serve."""
     if found.recovering:
-        yield critical("server_standby", "The server is a standby: read-only.", "Point DATABASE_URL at the primary.")
+        yield STANDBY
 
 
 def wal_level(found: Found) -> Iterator[Finding]:
