@@ -149,7 +149,6 @@ class Found:
     structure: Structure
     bad_statuses: tuple[tuple[str, int], ...]
     orphans: tuple[tuple[str, int], ...]
-    largest_id: int
     index: Index | None
     conflicts: tuple[Conflict, ...]
     taking_all: tuple[str, ...]

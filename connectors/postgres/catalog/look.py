@@ -41,7 +41,6 @@ def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
         may_index=_may_index(conn, wanted.mailer_schema),
         state=state,
         structure=structure,
-        largest_id=_largest_id(conn, wanted.mailer_schema, structure.tables) if wanted.owns else 0,
         index=_index(conn, wanted.mailer_schema),
         conflicts=_conflicts(conn, wanted),
         taking_all=tuple(row["name"] for row in _all(conn, _TAKING_ALL, (wanted.publication,))),
@@ -125,18 +124,6 @@ def _may_index(conn: psycopg.Connection[Any], schema: str) -> bool:
         conn, "SELECT has_schema_privilege(oid, 'CREATE') AS may FROM pg_namespace WHERE nspname = %s::text", (schema,)
     )
     return not rows or bool(rows[0]["may"])
-
-
-def _largest_id(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]) -> int:
-    """Of the campaigns; 0 where none can be beyond what is counted, and where the table can't be read."""
-    campaigns = tables.get(CAMPAIGNS.name)
-    if campaigns is None or campaigns.columns.get("id", ("",))[0] != "int8":
-        return 0
-    try:
-        (row,) = _all(conn, f"SELECT coalesce(max(id), 0) AS id FROM {quoted(schema, CAMPAIGNS.name)}", ())  # noqa: S608
-    except psycopg.errors.InsufficientPrivilege:
-        return 0
-    return int(row["id"])
 
 
 def _uncountable(conn: psycopg.Connection[Any], schema: str, tables: Mapping[str, Table]) -> dict[str, Any]:

@@ -26,8 +26,6 @@ from stream.core.status import STATUSES
 
 #: publications with column lists and row filters, UNIQUE NULLS, security_invoker: all begin here
 OLDEST_SERVER: Final = 15
-#: campaigns are counted by `integer`, as the mailer's own schema has them
-LARGEST_ID: Final = 2**31 - 1
 #: campaigns named in a finding
 _SHOWN: Final = 5
 #: in the way only where the owner has something to make or change
@@ -113,13 +111,6 @@ def mailer_tables(found: Found, wanted: Wanted) -> Iterator[Finding]:
             "campaign_missing",
             f"{queue} has rows of campaigns that do not exist: {shown}{more}.",
             f"DELETE FROM {queue} q WHERE NOT EXISTS (SELECT FROM {campaigns_name} c WHERE c.id = q.campaign_id);",  # noqa: S608
-        )
-    if found.largest_id > LARGEST_ID:
-        yield critical(
-            "campaign_id_large",
-            f"{quoted(wanted.mailer_schema, CAMPAIGNS.name)} has an id of {found.largest_id}; ids up to {LARGEST_ID} "
-            "can be counted.",
-            "Give the campaigns beyond it smaller ids: the mailer's own are integers.",
         )
     campaigns = found.tables.get(CAMPAIGNS.name)
     if campaigns is not None and campaigns.identity != "d":
