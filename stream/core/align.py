@@ -143,10 +143,12 @@ class Alignment:
     def align(self, row: RecountRow, xid: int) -> Recount:
         """What every campaign should show at the place of ``row`` in the WAL, or why that can't be told. ``xid``: of
         the recount's own transaction, 64 bits."""
+        if row.fault is not None:
+            return _inconclusive(row, row.fault)
         try:
             snapshot = Snapshot.parse(row.snapshot)
         except ValueError:
-            return _inconclusive(row, f"{row.snapshot!r} is no snapshot")
+            return _inconclusive(row, f"{row.snapshot!r:.80} is no snapshot")
         reason = self._reason(snapshot, xid)
         if reason is not None:
             return _inconclusive(row, reason)

@@ -80,7 +80,10 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecountRow:
-    """A row of ``sentstream.recounts`` as it stands in the WAL: counts by the snapshot, not yet aligned."""
+    """A row of ``sentstream.recounts`` as it stands in the WAL: counts by the snapshot, not yet aligned.
+
+    ``fault``: what of it can't be read; it then carries no counts.
+    """
 
     run_id: int
     trigger: str
@@ -91,6 +94,7 @@ class RecountRow:
     counts: Mapping[int, Counted]
     rebase: tuple[int, ...] | Literal["all"] | None
     epoch: int
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,15 @@ class _Unchanged:
         return "UNCHANGED"
 
 
+class _Unreadable:
+    def __repr__(self) -> str:
+        return "UNREADABLE"
+
+
 #: a TOASTed value that the update did not touch: the log does not carry it
 UNCHANGED: Final = _Unchanged()
+#: a JSON value that can't be parsed
+UNREADABLE: Final = _Unreadable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class Relation:
 
 def _string(data: bytes, pos: int) -> tuple[str, int]:
     end = data.index(b"\0", pos)
-    return data[pos:end].decode(), end + 1
+    return data[pos:end].decode(errors="replace"), end + 1
 
 
 def read_relation(data: bytes, pos: int) -> tuple[Relation, int]:
@@ -152,19 +159,28 @@ def value(kind: int, raw: bytes, type_oid: int) -> Any:  # noqa: C901 - a table 
         if type_oid == _JSONB:
             if raw[:1] != b"\x01":
                 raise ProtocolError(f"unknown version {raw[:1].hex()} of a jsonb value.")
-            return orjson.loads(raw[1:])
-        return orjson.loads(raw) if type_oid == _JSON else raw.decode()
-    text = raw.decode()
+            return _json(raw[1:])
+        return _json(raw) if type_oid == _JSON else raw.decode(errors="replace")
+    # A database that is not in UTF-8 may hold bytes that are none: a name is then shown damaged, and nothing stops.
+    text = raw.decode(errors="replace")
     if type_oid in (_INT2, _INT4, _INT8, _OID):
         return int(text)
     if type_oid in (_JSON, _JSONB):
-        return orjson.loads(text)
+        return _json(raw)
     if type_oid == _BOOL:
         return text == "t"
     if type_oid == _LSN:
         high, low = text.split("/")
         return int(high, 16) << 32 | int(low, 16)
     return text
+
+
+def _json(raw: bytes) -> Any:
+    """Parsed JSON; ``UNREADABLE`` for what PostgreSQL takes and the parser does not (numbers beyond any bound)."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return UNREADABLE
 
 
 def record(relation: Relation, values: list[tuple[int, bytes]], names: Container[str] | None = None) -> dict[str, Any]:
