@@ -26,7 +26,7 @@ from .relations import Side, Tables, check_columns, check_queue, queue_side, sta
 from .status import MOVED, NEW, REMOVED, STATUSES
 
 #: written to ``watermarks``; a release that folds differently counts it up, and so begins an epoch
-FOLD_VERSION: Final = 1
+FOLD_VERSION: Final = 2
 
 _B, _C, _I, _U, _D, _T, _R, _Y, _O, _M = (ord(c) for c in "BCIUDTRYOM")
 _K, _N, _OLD = ord("K"), ord("N"), ord("O")
@@ -304,7 +304,8 @@ class Fold:
             return
         row = pgoutput.record(relation, new, _OF_CAMPAIGNS)
         campaign = row["id"]
-        if tag == _I and campaign in current.dead:
+        before_id = pgoutput.record(relation, old, _KEY)["id"] if old is not None else campaign
+        if campaign in current.dead and (tag == _I or before_id != campaign):  # it came again, or took over the number
             self._flush_pairs(current)  # the cascade's deletes are those of the campaign that went
             current.dead.discard(campaign)
         name = row["name"]
@@ -313,10 +314,8 @@ class Fold:
             name = before.name if before else None
         changed = CampaignChanged(campaign, name, str(row["status"]), row["to_send"] or 0, row["sent"] or 0)
         current.changed[campaign] = changed
-        if old is not None:  # the key itself changed: the old id is gone (its rows follow by ON UPDATE CASCADE)
-            before_id = pgoutput.record(relation, old, _KEY)["id"]
-            if before_id != campaign:
-                current.changed.pop(before_id, None)
+        if before_id != campaign:  # the old number is gone; its rows follow by ON UPDATE CASCADE
+            current.changed.pop(before_id, None)
 
     def _drop_campaign(self, campaign: int, current: _Open) -> None:
         """The campaign goes, and with it all its moves of this transaction: those before, and the cascade behind."""

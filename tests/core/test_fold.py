@@ -24,7 +24,9 @@ from stream.core.status import CANCELLED, FAILED, MOVED, NEW, QUEUED, REMOVED, S
 from tests.core import wal
 from tests.core.wal import (
     CAMPAIGNS,
+    INT2,
     INT4,
+    INT8,
     QUEUE,
     QUEUE_FULL,
     TEXT,
@@ -39,6 +41,8 @@ from tests.core.wal import (
 SHAPES = {
     "index": QUEUE,
     "index, ids int4": replace(QUEUE, columns=(("id", INT4), *QUEUE.columns[1:])),
+    "index, campaigns int8": replace(QUEUE, columns=(QUEUE.columns[0], ("campaign_id", INT8), QUEUE.columns[2])),
+    "index, campaigns int2": replace(QUEUE, columns=(QUEUE.columns[0], ("campaign_id", INT2), QUEUE.columns[2])),
     "index, status text": replace(QUEUE, columns=(*QUEUE.columns[:2], ("status", TEXT))),
     "index, another order": replace(QUEUE, columns=(QUEUE.columns[1], QUEUE.columns[2], QUEUE.columns[0])),
     "index, more columns": replace(QUEUE, columns=(*QUEUE.columns, ("priority", INT4))),
@@ -228,6 +232,26 @@ def test_a_campaign_change_stands_once_as_it_was_in_the_end() -> None:
 def test_a_name_that_the_log_does_not_carry_is_none() -> None:
     entries = folded(CAMPAIGNS.update(None, campaign(7, name=UNCHANGED)))
     assert entries == [CampaignChanged(7, None, "running", 0, 0)]
+
+
+def test_a_campaign_that_takes_over_the_number_of_a_deleted_one_keeps_its_rows() -> None:
+    entries = folded(
+        CAMPAIGNS.delete({"id": 4}),
+        QUEUE.delete(row(4, "sent", 1)),
+        CAMPAIGNS.update(campaign(5, sent=9), campaign(4, sent=9)),
+        QUEUE.update(row(5, "sent", 2), row(4, "sent", 2)),
+    )
+    assert entries == [
+        CampaignDeleted(4),
+        CampaignChanged(4, "A", "running", 0, 9),
+        Move(5, SENT, MOVED, 1),
+        Move(4, NEW, SENT, 1),
+    ]
+
+
+def test_a_name_with_bytes_that_are_no_utf_8_is_shown_damaged_and_stops_nothing() -> None:
+    update = CAMPAIGNS.update(None, campaign(7, name="Sale#", sent=5)).replace(b"Sale#", b"Sale\x81")
+    assert folded(update) == [CampaignChanged(7, "Sale\ufffd", "running", 0, 5)]
 
 
 def test_our_own_writes_are_known_by_the_watermark_in_whatever_order() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from struct import pack
 from typing import Any, Final, Literal
 
-INT8, INT4, TEXT, VARCHAR, JSONB, TIMESTAMPTZ, PG_LSN, ENUM = 20, 23, 25, 1043, 3802, 1184, 3220, 16_999
+INT8, INT4, INT2, TEXT, VARCHAR, JSONB, TIMESTAMPTZ, PG_LSN, ENUM = 20, 23, 21, 25, 1043, 3802, 1184, 3220, 16_999
 EPOCH_2000: Final = 946_684_800_000_000
 #: a value that the log does not carry, because the update did not touch it (TOAST)
 UNCHANGED: Final = object()
@@ -105,6 +105,8 @@ def _binary(value: Any, oid: int) -> bytes:
         return pack(">q", value)
     if oid == INT4:
         return pack(">i", value)
+    if oid == INT2:
+        return pack(">h", value)
     if oid == JSONB:
         return b"\x01" + json.dumps(value).encode()
     if oid == TIMESTAMPTZ:
