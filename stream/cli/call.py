@@ -1,4 +1,4 @@
-"""One call of a command: its settings, where it prints, how it ends. What all commands have in common.
+"""What all commands have in common: options, settings, output, connection, errors.
 
 A command is a plain function that takes a `Call` first and returns nothing or an exit code::
 
@@ -15,9 +15,9 @@ A command is a plain function that takes a `Call` first and returns nothing or a
             call.out.print(...)
         return 0
 
-`command` adds the options that every command has: ``--config``, ``--database-url``, ``--json``, ``-v``, and a flag for
-each setting, listed in the help only where the command ``shows`` them. Errors are raised as `SentstreamError`; `main`
-prints them.
+`command` adds the options of every command: ``--config``, ``--database-url``, ``--json``, ``-v``, and a flag for each
+setting, which the help lists only where the command ``shows`` it. Errors are raised as `SentstreamError`; `main` prints
+them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from stream.config.sources import Settings, Sources
 
-#: a wider one would leave no room for the words beside it at 80 columns
+#: a wider one would leave no room for the text beside it at 80 columns
 LONGEST_METAVAR: Final = 20
 
 Command = Callable[..., "int | None"]
@@ -58,7 +58,7 @@ class Shared:
 
 @dataclass
 class Call:
-    """What a command is called with. ``service``: it runs until it is stopped, and logs as it goes."""
+    """One run of a command. ``service``: it runs until it is stopped, and logs meanwhile."""
 
     flags: Mapping[str, object] = field(default_factory=dict)
     config: str | None = None
@@ -68,7 +68,7 @@ class Call:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force; logging is set up by them. ConfigurationError where one is wrong."""
+        """The effective settings; logging is configured by them. ConfigurationError where one is wrong."""
         from stream.config.sources import load
         from stream.service import logs
 
@@ -77,27 +77,27 @@ class Call:
         if self.verbose:
             level = "debug"
         elif not self.service and settings.origin("log_level").kind == "default":
-            level = "warning"  # a command that answers and ends has no need to say that it connects
+            level = "warning"  # a short command does not log that it connects
         logs.configure(level, settings.log_format, settings.secrets())
         return settings
 
     @property
     def sources(self) -> Sources:
-        """Where the settings came from, to read them again on SIGHUP."""
+        """Where the settings came from, to reload them on SIGHUP."""
         from stream.config.sources import Sources, find_file
 
         return Sources(self.flags, find_file(self.config))
 
     @cached_property
     def out(self) -> Console:
-        """Standard output, for people: colour only on a terminal, and not where NO_COLOR is set."""
+        """Standard output as a rich console."""
         from stream.cli.output import console
 
         return console(sys.stdout)
 
     @cached_property
     def err(self) -> Console:
-        """Standard error: progress bars and remarks."""
+        """Standard error as a rich console: progress bars and notes."""
         from stream.cli.output import console
 
         return console(sys.stderr)
@@ -126,7 +126,7 @@ def command(
 ) -> Callable[[Command], Command]:
     """Register a function as command ``name`` of ``app``; its first parameter gets the `Call`.
 
-    ``shows``: the settings whose flags the help lists ("all": each of them); the others work all the same.
+    ``shows``: the settings whose flags the help lists ("all": each of them); the others are accepted, too.
     """
 
     def register(function: Command) -> Command:
@@ -169,16 +169,16 @@ def group(app: typer.Typer, name: str, words: str) -> typer.Typer:
 
 
 def report_error(error: BaseException, words: Sequence[str]) -> int:
-    """Print ``error`` on standard error, as one line with its fix, masked; its exit code. ``-vv``: with a traceback."""
+    """Print ``error`` as one masked line on standard error; its exit code. ``-vv``: with a traceback."""
     from stream.core.masking import mask_passwords
 
     if "-vv" in words or sum(word in ("-v", "--verbose") for word in words) > 1:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         sys.stderr.write(mask_passwords(text))
-    ours = isinstance(error, SentstreamError)
-    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, SentstreamError)
+    text = str(error) if expected else f"{type(error).__name__}: {error}"
     line = " ".join(mask_passwords(text).split())
-    if not ours:
+    if not expected:
         line += " (a fault of sentstream's: please report it, with what -vv shows)"
     sys.stderr.write(f"sentstream: {line}\n")
     return error.code if isinstance(error, SentstreamError) else 1
@@ -208,7 +208,7 @@ def _common() -> Iterable[inspect.Parameter]:
 
 
 def _settings(shows: Collection[str] | Literal["all"]) -> Iterable[inspect.Parameter]:
-    """A flag for each setting. Values stay text: `stream.config` reads them, with the same words for an error."""
+    """A flag for each setting. Values stay text: `stream.config` parses them, with the same error messages."""
     from stream.config.settings import flag_name, setting_choices, setting_group, setting_kind, setting_text
 
     for name in _setting_names():

@@ -1,7 +1,7 @@
-"""The list of commands, and how one is run.
+"""The list of commands, and running one.
 
-A module of commands holds ``app = typer.Typer()`` with its commands in it (see `stream.cli.call.command`). Only the
-modules whose commands stand on the command line are imported: the others appear in the help by the words written here.
+A module of commands holds ``app = typer.Typer()`` with its commands in it (see `stream.cli.call.command`). Only modules
+whose command is named on the command line are imported; the help takes the others' descriptions from this list.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ START: Final = "Getting started"
 COUNT: Final = "Counting"
 LOOK: Final = "Looking"
 PROVE: Final = "Proving"
-ROLES: Final = "The four roles of the Kafka shape"
+ROLES: Final = "The four roles of the Kafka mode"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command: the module that holds it, and what the list of commands says of it."""
+    """A command: its module, and its description in the list of commands."""
 
     name: str
     module: str
     panel: str
-    words: str
+    text: str
 
 
 COMMANDS: Final = (
@@ -43,7 +43,7 @@ COMMANDS: Final = (
     Entry("doctor", "doctor", START, "Check every precondition; each finding comes with its fix."),
     Entry("setup", "setup", START, "Prepare the mailer's database: index, publication, schema, slot."),
     Entry("teardown", "setup", START, "Drop all that setup made; leave the mailer's data alone."),
-    Entry("config", "config", START, "The settings in force and where each comes from."),
+    Entry("config", "config", START, "The effective settings and where each comes from."),
     Entry("run", "run", COUNT, "Keep campaigns.sent true: the whole of sentstream by one command."),
     Entry("read", "kafka", ROLES, "The reader: WAL to Kafka."),
     Entry("work", "kafka", ROLES, "A worker: Kafka to campaigns.sent."),
@@ -88,7 +88,7 @@ def _invoke(words: list[str]) -> int:
         raise
     except SentstreamError as error:
         return report_error(error, words)
-    except Exception as error:  # a fault of ours, or of a library: still one line
+    except Exception as error:  # an unexpected exception is one line, too
         return report_error(error, words)
     return 0
 
@@ -110,7 +110,7 @@ def assemble(words: Sequence[str], *, everything: bool = False) -> typer.Typer:
     wanted = [entry for entry in COMMANDS if everything or entry.name in words]
     for entry in COMMANDS:
         if entry not in wanted or not _add_real(root, entry):
-            _add_words(root, entry, missing=entry in wanted)
+            _add_placeholder(root, entry, missing=entry in wanted)
     return root
 
 
@@ -137,7 +137,7 @@ def _root(
 
 
 def _add_real(root: typer.Typer, entry: Entry) -> bool:
-    """Take the command over from its module; False where this installation has no such module."""
+    """Add the command from its module; False where this installation lacks the module."""
     name = f"stream.cli.{entry.module}"
     try:
         module = importlib.import_module(name)
@@ -147,23 +147,23 @@ def _add_real(root: typer.Typer, entry: Entry) -> bool:
         raise
     for command in module.app.registered_commands:
         if command.name == entry.name:
-            command.rich_help_panel, command.short_help = entry.panel, entry.words
+            command.rich_help_panel, command.short_help = entry.panel, entry.text
             root.registered_commands.append(command)
             return True
     for group in module.app.registered_groups:
         if group.name == entry.name:
-            group.rich_help_panel, group.short_help = entry.panel, entry.words
+            group.rich_help_panel, group.short_help = entry.panel, entry.text
             root.registered_groups.append(group)
             return True
     return False
 
 
-def _add_words(root: typer.Typer, entry: Entry, *, missing: bool) -> None:
+def _add_placeholder(root: typer.Typer, entry: Entry, *, missing: bool) -> None:
     def stand_in() -> None:
         raise SentstreamError(f"`sentstream {entry.name}` is not in this installation.", "Install the whole package.")
 
     hidden = missing or importlib.util.find_spec(f"stream.cli.{entry.module}") is None
-    root.command(entry.name, help=entry.words, rich_help_panel=entry.panel, hidden=hidden)(stand_in)
+    root.command(entry.name, help=entry.text, rich_help_panel=entry.panel, hidden=hidden)(stand_in)
 
 
 _HELP = "Keeps `campaigns.sent` true, to the second, for a mailer that queues its mail in PostgreSQL."

@@ -1,4 +1,4 @@
-"""`config`: the settings in force and where each comes from; `--reference`: what each of them means."""
+"""`config`: the effective settings and where each comes from; `--reference`: what each of them means."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config(
         bool, typer.Option("--reference", help="Print what every setting means, in Markdown (docs/configuration.md).")
     ] = False,
 ) -> None:
-    """The settings in force and where each comes from; secrets are masked."""
+    """The effective settings and where each comes from; secrets are masked."""
     if reference:
         from stream.cli.reference import reference_text
 

@@ -20,12 +20,12 @@ app = typer.Typer()
 CAUSES: Final[Mapping[str, str]] = {
     "missed_change": "a change of the queue had not reached the count",
     "duplicate_change": "a change of the queue had been counted twice",
-    "counter_overwritten": "somebody else wrote campaigns.sent",
-    "rows_vanished_unwatched": "rows went from the queue while nobody watched the WAL",
+    "counter_overwritten": "another program wrote campaigns.sent",
+    "rows_vanished_unwatched": "rows left the queue while no reader followed the WAL",
     "gap": "a part of the WAL had not been seen (the slot was away or moved)",
     "new_epoch": "the history of the WAL is another one (a restore, a fail-over, another number of partitions)",
     "lost_state": "the stored counts were not the ones that had been written",
-    "unknown": "the difference has no shape that points to a cause",
+    "unknown": "the difference does not point to a cause",
 }
 VERDICTS: Final[Mapping[str, str]] = {
     "verified": "equal to the queue",
@@ -66,7 +66,7 @@ def explain_command(
         call.out.print(reason, soft_wrap=False)
     for title, lines in (
         ("Last changes of sent", [_change(change) for change in found.changes]),
-        ("Recounts that had something to say", [text for finding in found.findings for text in _finding(finding)]),
+        ("Recounts with a finding", [text for finding in found.findings for text in _finding(finding)]),
     ):
         call.out.print()
         call.out.print(title, style="bold")
@@ -85,7 +85,7 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
         if sum(found.live.values()):
             yield (
                 f"The queue does hold {words.count_of(sum(found.live.values()), 'row')} of it now: the stream has not "
-                "got there yet, or does not run (`sentstream status`)."
+                "reached them yet, or does not run (`sentstream status`)."
             )
         return
     yield from _what_it_counts(it.sent, it.queue_sent, it.removed, removed)
@@ -122,8 +122,8 @@ def _freshness(found: Explanation) -> Iterator[str]:
     it = found.progress
     if not found.based:
         yield (
-            "The number has no base at the moment: something of the WAL was not seen, and the next recount sets it "
-            "anew. Until then changes are not added."
+            "The number has no baseline at the moment: a part of the WAL was not seen, and the next recount sets it. "
+            "Until then changes are not added."
         )
     elif it.stale:
         yield (
@@ -149,11 +149,11 @@ def _counter(found: Explanation, write_back: bool) -> Iterator[str]:
         )
     elif found.written is not None and found.counter != found.written:
         yield text + (
-            f"somebody else wrote it after us (we wrote {words.number(found.written)}); it is put right within seconds "
-            "while sentstream runs."
+            f"another program wrote it after sentstream (which wrote {words.number(found.written)}); it is corrected "
+            "within seconds while sentstream runs."
         )
     else:
-        yield text + "the next flush writes it; a row that somebody holds locked is tried again with every flush."
+        yield text + "the next flush writes it; a locked row is tried again with every flush."
 
 
 def _queue_now(found: Explanation) -> Iterator[str]:

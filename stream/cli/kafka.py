@@ -1,4 +1,4 @@
-"""`read`, `work`, `reconcile`: three of the four roles of the Kafka shape; `serve` is in a module of its own."""
+"""`read`, `work`, `reconcile`: three of the four roles of the Kafka mode; `serve` has a module of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
 
 @command(app, "work", shows=("kafka_bootstrap_servers", "kafka_instance", "flush_interval"), service=True, epilog=_WORK)
 def work(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
-    """Count what the changes topic says, write campaigns.sent, publish progress."""
+    """Apply the batches of the changes topic, write campaigns.sent, publish progress."""
     call.settings.require_database()
     call.settings.require_kafka()
     from stream.kafka import run_worker as role
@@ -50,7 +50,7 @@ def work(call: Call, with_parent: _Parent = 0, stalls: _Stalls = 0) -> int:
 
 @command(app, "reconcile", shows=("recount_interval",), service=True)
 def reconcile(call: Call, with_parent: _Parent = 0) -> int:
-    """Recount on schedule and when something asks for it; look after every run until it is sealed."""
+    """Recount on schedule and on request; follow every run until it is sealed."""
     call.settings.require_database()
     from stream.reconcile import reconciler
 

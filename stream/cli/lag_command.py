@@ -16,7 +16,7 @@ from stream.metrics.lag import LagReading
 
 app = typer.Typer()
 
-#: seconds between two looks of `--watch`
+#: seconds between two polls with `--watch`
 EVERY: Final = 2.0
 
 _STYLES: Final = {"OK": "green", "WARN": "yellow", "UNKNOWN": "dim"}  # the others: bold red
@@ -32,12 +32,12 @@ _COLUMNS: Final = ("topic", "partition", "current_offset", "log_end_offset", "la
 )
 def lag(
     call: Call,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Poll every two seconds, until Ctrl-C.")] = False,
 ) -> int:
     """How far the slot, the topics and the flush are behind. Exit code 1 unless all is OK.
 
-    Verdicts: OK; WARN: behind, and catching up; STALL: somebody is there and does not get on; STOP: nobody is there;
-    REWIND: it moved back; UNKNOWN: too few looks to say.
+    Verdicts: OK; WARN: behind, and catching up; STALL: running, without progress; STOP: not running;
+    REWIND: it moved back; UNKNOWN: too few samples.
     """
     with LagReading(call.settings) as reading, call.connect("lag") as connection, until_stopped() as stop:
         while True:
@@ -61,7 +61,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[Text | Table]:
         yield _line("groups", _worst(groups), words.safe(groups[0]["group"]))
         yield _table(groups)
     age = "never" if flush["age_seconds"] is None else f"{words.span(flush['age_seconds'])} ago"
-    unbased = f", {words.count_of(len(flush['unbased']), 'partition')} without a base" if flush["unbased"] else ""
+    unbased = f", {words.count_of(len(flush['unbased']), 'partition')} without a baseline" if flush["unbased"] else ""
     yield _line("flush", flush["verdict"], f"last {age}{unbased}")
     yield from _advice(flush["advice"])
 
@@ -71,7 +71,7 @@ def _slot(slot: Mapping[str, Any]) -> str:
         return f"{slot['name']} is not there"
     safe = "" if slot["safe_wal_size"] is None else f" ({words.size(slot['safe_wal_size'])} left)"
     age = "?" if slot["seconds"] is None else words.span(slot["seconds"])
-    read = "read" if slot["active"] else "nobody reads it"
+    read = "read" if slot["active"] else "no process reads it"
     return (
         f"{slot['name']}: {words.size(slot['bytes'])} to read, {age} old, {read}, "
         f"holds {words.size(slot['held_bytes'] or 0)} of WAL{safe}, {slot['wal_status']}"

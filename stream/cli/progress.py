@@ -11,7 +11,7 @@ from connectors.postgres.queries.progress import find_campaigns, read_progress
 from stream.cli.call import Call, command
 from stream.cli.output import is_ascii
 from stream.cli.progress_view import draw, plain_line
-from stream.cli.progress_watch import ProgressPoller, follow, look, until_stopped
+from stream.cli.progress_watch import ProgressPoller, follow, read_view, until_stopped
 from stream.config.values import parse_duration
 from stream.core.errors import ConfigurationError
 from stream.core.progress import to_json
@@ -35,7 +35,7 @@ def progress(
         list[str] | None, typer.Argument(metavar="[CAMPAIGN]...", help="Ids or exact names; default: all campaigns.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing, until Ctrl-C.")] = False,
-    every: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: time between two looks.")] = "500ms",
+    every: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: time between two polls.")] = "500ms",
 ) -> None:
     """Counts, percent, rate over the last minute and ETA of the campaigns, and how old the numbers are."""
     settings = call.settings
@@ -54,7 +54,7 @@ def progress(
             read = read_progress(connection, settings.mailer_schema, ids)
             call.print_json({"now": read.now, "campaigns": [to_json(campaign) for campaign in read.campaigns]})
             return
-        view = look(connection, settings, ids)
+        view = read_view(connection, settings, ids)
     if not call.out.is_terminal:
         for campaign in view.campaigns:
             call.out.out(plain_line(campaign, view.now))

@@ -1,8 +1,7 @@
-"""The terminal view: campaigns with bars, five statuses, rate and ETA, and how old the numbers are. Drawing only.
+"""Draws progress on a terminal: campaigns with bars, five statuses, rate, ETA, and the age of the numbers.
 
-`draw` turns a `View` into lines for a width and a height; it reads no clock and no database. Statuses differ in their
-glyphs and not only in colour, the state of the whole is a word, and a number that is not live is never shown as if it
-were.
+`draw` turns a `View` into lines for a width and a height; it reads no clock and no database. Statuses differ by glyph
+as well as by colour, the state is a word, and stale numbers look different from live ones.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ GLYPHS: Final = (
 _STATE_STYLES: Final = {
     "LIVE": "bold green",
     "STALE": "bold yellow",
-    "NO BASE YET": "bold yellow",
+    "NO BASELINE": "bold yellow",
     "NOT STARTED": "bold yellow",
     "DISCONNECTED": "bold red",
 }
@@ -45,11 +44,11 @@ _ORDER: Final = ("running", "paused", "scheduled", "draft", "finished", "cancell
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What there is to show at ``now`` (the server's time).
+    """What is shown at ``now`` (the server's time).
 
-    ``as_of``: of the partition that is furthest behind; ``based``: whether all have a base; ``lag_bytes``: WAL that the
-    slot's reader has not confirmed; ``last_run``: one line on the last recount; ``trouble``: why the numbers are not
-    live, and what is tried; ``notes``: lines for the end, such as where the dashboard is.
+    ``as_of``: of the partition furthest behind; ``based``: whether all have a baseline; ``lag_bytes``: WAL that the
+    slot has not confirmed; ``last_run``: one line on the last recount; ``trouble``: why the database can't be read;
+    ``notes``: lines for the end, such as the dashboard's address.
     """
 
     now: datetime
@@ -64,13 +63,13 @@ class View:
 
     @property
     def state(self) -> str:
-        """One word for the whole: LIVE, STALE, NO BASE YET, NOT STARTED, DISCONNECTED."""
+        """LIVE, STALE, NO BASELINE, NOT STARTED or DISCONNECTED."""
         if self.trouble:
             return "DISCONNECTED"
         if not self.started:
             return "NOT STARTED"
         if not self.based:
-            return "NO BASE YET"
+            return "NO BASELINE"
         if self.as_of is None or (self.now - self.as_of).total_seconds() > 5:
             return "STALE"
         return "LIVE"
@@ -123,7 +122,7 @@ def bar(campaign: CampaignProgress, width: int, *, ascii_only: bool = False) -> 
 
 
 def plain_line(campaign: CampaignProgress, now: datetime) -> str:
-    """A campaign as one line of words, for a pipe or a log."""
+    """A campaign as one line of text, for a pipe or a log."""
     age = "none" if campaign.as_of is None else f"{max(0.0, (now - campaign.as_of).total_seconds()):.1f}s"
     known = "-" if campaign.percent is None else f"{campaign.percent}"
     fields = [
@@ -272,7 +271,7 @@ def _eta(campaign: CampaignProgress, view: View) -> str:
 def _age(campaign: CampaignProgress, view: View) -> str:
     if campaign.source == "mailer":
         return ""
-    return "no base yet" if campaign.as_of is None else f"as of {words.ago(campaign.as_of, view.now)}"
+    return "no baseline yet" if campaign.as_of is None else f"as of {words.ago(campaign.as_of, view.now)}"
 
 
 def _rank(campaign: CampaignProgress) -> tuple[bool, bool, int, int]:

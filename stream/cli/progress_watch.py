@@ -1,7 +1,7 @@
-"""Following progress: look again and again, and show it on a terminal, as plain lines, or as JSON lines.
+"""Polls progress and shows it on a terminal, as plain lines, or as JSON lines.
 
-A look that fails keeps the last numbers on the screen, marked as what they are: the state says DISCONNECTED, their age
-grows, and the next look connects anew.
+When a poll fails, the last numbers stay on the screen: the state says DISCONNECTED, their age grows, and the next poll
+connects again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.live import Live
 
 from connectors.postgres.connect import Connection, connect
 from connectors.postgres.queries.progress import read_progress
-from connectors.postgres.queries.status import LastRun, Status, read_status
+from connectors.postgres.queries.status import Status, read_status
 from stream.cli import words
 from stream.cli.output import OutputError, ReaderGone, discard, is_ascii
 from stream.cli.progress_view import View, draw, plain_line
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sentstream.view")
 
-#: seconds between two looks
+#: seconds between two polls
 EVERY = 0.5
 
 
-def look(
+def read_view(
     connection: Connection, settings: Settings, ids: Sequence[int] | None = None, notes: tuple[str, ...] = ()
 ) -> View:
-    """One look at the database: the campaigns ``ids`` (None: all), and how far the stream is."""
+    """Read the campaigns ``ids`` (None: all) and how far the stream is."""
     status = read_status(connection, settings.slot_name)
     read = read_progress(connection, settings.mailer_schema, ids)
     ages = [mark.as_of for mark in status.watermarks]
@@ -57,23 +57,14 @@ def look(
         based=all(mark.based for mark in status.watermarks),
         as_of=min(known) if len(known) == len(ages) and known else None,
         lag_bytes=_lag_bytes(status),
-        last_run=run_text(status.last_run, status),
+        last_run=words.run_text(status.last_run, status),
         notes=notes,
     )
 
 
-def run_text(run: LastRun | None, status: Status) -> str:
-    """``run 17: verified 5, 2 min ago``; only what is not 0."""
-    if run is None:
-        return "not verified yet"
-    kinds = {name: getattr(run, name) for name in ("verified", "drift", "inconclusive", "not_comparable", "baseline")}
-    found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in kinds.items() if count)
-    return f"run {run.run_id}: {found or 'no campaigns'}, {words.ago(run.finished_at or run.started_at, status.now)}"
-
-
 @dataclass
 class ProgressPoller:
-    """Looks, and survives a database that goes away. Belongs to one thread."""
+    """Polls, and survives a database that goes away. Belongs to one thread."""
 
     settings: Settings
     find: Callable[[Connection], Sequence[int] | None] = lambda _connection: None
@@ -82,12 +73,12 @@ class ProgressPoller:
     _last: View | None = field(default=None, init=False)
     _seen_at: float = field(default=0.0, init=False)
 
-    def look(self) -> View | None:
-        """What there is now; what there was with the trouble of now; None where nothing was ever seen."""
+    def poll(self) -> View | None:
+        """The current view, or the last one with the error in ``trouble``; the first error is raised."""
         try:
             if self._connection is None:
                 self._connection = connect(self.settings.require_database(), "view")
-            self._last = look(self._connection, self.settings, self.find(self._connection), self.notes)
+            self._last = read_view(self._connection, self.settings, self.find(self._connection), self.notes)
         except (SentstreamError, psycopg.Error) as error:
             self.close()
             if self._last is None:
@@ -98,27 +89,27 @@ class ProgressPoller:
         return self._last
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
-def follow(call: Call, watcher: ProgressPoller, stop: threading.Event, *, every: float = EVERY) -> None:
-    """Show what ``watcher`` sees until ``stop`` is set: on a terminal in place, else what changed, line by line."""
+def follow(call: Call, poller: ProgressPoller, stop: threading.Event, *, every: float = EVERY) -> None:
+    """Show progress until ``stop`` is set: in place on a terminal, otherwise each change as a line."""
     if call.json:
-        _stream(watcher, stop, every, lambda campaign, _view: call.print_json(to_json(campaign)))
+        _print_changes(poller, stop, every, lambda campaign, _view: call.print_json(to_json(campaign)))
     elif call.out.is_terminal:
-        _live(call.out, call.err, watcher, stop, every)
+        _live(call.out, call.err, poller, stop, every)
     else:
-        _stream(watcher, stop, every, lambda campaign, view: call.out.out(plain_line(campaign, view.now)))
+        _print_changes(poller, stop, every, lambda campaign, view: call.out.out(plain_line(campaign, view.now)))
 
 
 @contextmanager
-def following(call: Call, watcher: ProgressPoller, *, every: float = EVERY) -> Iterator[None]:
+def following(call: Call, poller: ProgressPoller, *, every: float = EVERY) -> Iterator[None]:
     """`follow` in a thread beside the body."""
     stop = threading.Event()
-    thread = threading.Thread(target=_patient, args=(call, watcher, stop, every), name="view", daemon=True)
+    thread = threading.Thread(target=_patient, args=(call, poller, stop, every), name="view", daemon=True)
     thread.start()
     try:
         yield
@@ -129,7 +120,7 @@ def following(call: Call, watcher: ProgressPoller, *, every: float = EVERY) -> I
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set: for what runs until it is stopped."""
+    """An event that SIGINT and SIGTERM set."""
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -143,8 +134,8 @@ def until_stopped() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _live(console: Console, err: Console, watcher: ProgressPoller, stop: threading.Event, every: float) -> None:
-    """Draw in place. What is logged to a terminal meanwhile scrolls by above; what goes elsewhere is left alone."""
+def _live(console: Console, err: Console, poller: ProgressPoller, stop: threading.Event, every: float) -> None:
+    """Draw in place. Log lines on the same terminal scroll by above."""
     with Live(
         console=console,
         auto_refresh=False,
@@ -153,20 +144,20 @@ def _live(console: Console, err: Console, watcher: ProgressPoller, stop: threadi
         redirect_stderr=err.is_terminal,
     ) as live:
         while not stop.is_set():
-            view = watcher.look()
+            view = poller.poll()
             if view is not None:
                 lines = draw(view, console.width, console.height - 1, ascii_only=is_ascii(console))
                 live.update(Group(*lines), refresh=True)
             stop.wait(every)
-    watcher.close()
+    poller.close()
 
 
-def _patient(call: Call, watcher: ProgressPoller, stop: threading.Event, every: float) -> None:
+def _patient(call: Call, poller: ProgressPoller, stop: threading.Event, every: float) -> None:
     """`follow` beside a role that is starting: errors are retried. Where standard output can't be written any more, the
     view ends and the role goes on."""
     while not stop.is_set():
         try:
-            follow(call, watcher, stop, every=every)
+            follow(call, poller, stop, every=every)
         except (SentstreamError, psycopg.Error):
             stop.wait(1)
         except (ReaderGone, OutputError) as error:
@@ -175,23 +166,23 @@ def _patient(call: Call, watcher: ProgressPoller, stop: threading.Event, every: 
             return
 
 
-def _stream(
-    watcher: ProgressPoller, stop: threading.Event, every: float, say: Callable[[CampaignProgress, View], None]
+def _print_changes(
+    poller: ProgressPoller, stop: threading.Event, every: float, show: Callable[[CampaignProgress, View], None]
 ) -> None:
-    """Say each campaign once, then whenever its numbers change (its age alone is no change)."""
-    said: dict[int, CampaignProgress] = {}
+    """Print each campaign once, then whenever its numbers change (a new age alone is no change)."""
+    shown: dict[int, CampaignProgress] = {}
     while not stop.is_set():
-        view = watcher.look()
+        view = poller.poll()
         if view is None or view.trouble:
             stop.wait(every)
             continue
         for campaign in view.campaigns:
             lasting = replace(campaign, as_of=None, lsn=None, position=None, eta=None, verified_at=None)
-            if said.get(campaign.campaign_id) != lasting:
-                said[campaign.campaign_id] = lasting
-                say(campaign, view)
+            if shown.get(campaign.campaign_id) != lasting:
+                shown[campaign.campaign_id] = lasting
+                show(campaign, view)
         stop.wait(every)
-    watcher.close()
+    poller.close()
 
 
 def _lag_bytes(status: Status) -> int | None:

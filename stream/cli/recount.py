@@ -1,4 +1,4 @@
-"""`recount`: count everything now, wait for the stream's verdict, print it."""
+"""`recount`: recount now, wait for the verdicts, print them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _EXAMPLES = """Examples:
 
 `sentstream recount` counts every campaign, `sentstream recount 7 "Spring sale"` shows these two
 
-`sentstream recount 7 --rebase` also forgets the removed rows of campaign 7: its counter becomes the live count
+`sentstream recount 7 --rebase` also sets removed of campaign 7 to 0: its counter becomes the live count
 
 `sentstream recount --json | jq .counts`
 """
 
-#: seconds that a reconciler has for the seal, before we seal
-OTHERS: Final = 3.0
+#: seconds that a reconciler gets to seal the run before this command does
+SEAL_GRACE: Final = 3.0
 
 
 @command(app, "recount", shows=("recount_patience", "recount_timeout", "removed"), epilog=_EXAMPLES)
@@ -59,36 +59,36 @@ def recount(
 
 
 def _counted(conn: psycopg.Connection[Any], call: Call, rebase: Any, wait: float) -> Report:
-    """The report, sealed or as far as it got; where it did not get there in time, counters are raised."""
+    """The report, sealed or still open; counters are raised where the verdicts don't come in time."""
     from connectors.postgres.store import raise_counters, reports
     from stream.reconcile.runs import conclude, request, require_stream
 
     settings = call.settings
     require_stream(conn)
-    run = request(conn, settings, "manual", _who(), rebase=rebase)
+    run = request(conn, settings, "manual", _requester(), rebase=rebase)
     call.err.print(f"run {run.run_id}: {words.count_of(run.campaigns, 'campaign')} counted in {run.count_ms:.0f} ms")
     never = threading.Event()
-    report = conclude(conn, settings, run.run_id, never, settings.recount_patience, OTHERS)
+    report = conclude(conn, settings, run.run_id, never, settings.recount_patience, SEAL_GRACE)
     if report is None:
         if settings.write_back:
             raise_counters.raise_counters(conn, run.run_id, mailer_schema=settings.mailer_schema)
         deadline = time.monotonic() + wait - settings.recount_patience
         while report is None and time.monotonic() < deadline and _is_up(conn):
             call.err.print("the stream is behind; still waiting")
-            report = conclude(conn, settings, run.run_id, never, 5.0, OTHERS)
+            report = conclude(conn, settings, run.run_id, never, 5.0, SEAL_GRACE)
     return report or reports.read_report(conn, run.run_id)
 
 
 def _is_up(conn: psycopg.Connection[Any]) -> bool:
-    """Whether a stream flushes: behind it may be, but not away."""
+    """Whether a stream flushes, even if it is behind."""
     row = conn.execute(
         "SELECT bool_or(flushed_at > clock_timestamp() - interval '10 seconds') FROM sentstream.watermarks"
     ).fetchone()
     return bool(row and row[0])
 
 
-def _who() -> str:
-    """Who asks, for the report: ``cli root@host``."""
+def _requester() -> str:
+    """The requester, for the report: ``cli root@host``."""
     import getpass
     import socket
 

@@ -1,4 +1,4 @@
-"""The page docs/configuration.md, made from the settings: ``sentstream config --reference > docs/configuration.md``."""
+"""Generates docs/configuration.md from the settings: ``sentstream config --reference > docs/configuration.md``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ A setting has one name in four spellings. The first of these that is given count
 | file | `flush_interval` | `flush_interval = "50ms"` in `sentstream.toml` |
 | default | | see below |
 
-`sentstream config` shows the values in force and where each comes from, secrets masked.
+`sentstream config` shows the effective values and where each comes from, secrets masked.
 
 The file is the one of `--config` or `SENTSTREAM_CONFIG`, else `sentstream.toml` in the working directory, where there
 is one. A key that is no setting is an error. A table may stand for the first part of a name:
@@ -51,9 +51,9 @@ bootstrap_servers = ["kafka-1:9092", "kafka-2:9092"]
 Durations are `100ms`, `5s`, `5m`, `2h`, `400d`, or seconds. Sizes are `500kB`, `64MB`, `1GB` (powers of 1024), or
 bytes. Switches are `true` or `false`. Lists are separated by commas. An empty variable counts as not set.
 
-Secrets belong in the environment or in a file of their own, not on the command line, where everybody on the machine can
-read them: `SENTSTREAM_HTTP_TOKEN_FILE=/run/secrets/token` reads the value from that file, and so for each setting that
-is marked *secret*.
+Secrets belong in the environment or in a file of their own, not on the command line, where other users of the machine
+can read them: `SENTSTREAM_HTTP_TOKEN_FILE=/run/secrets/token` reads the value from that file; the same holds for each
+setting that is marked *secret*.
 
 On SIGHUP the sources are read again. The settings marked *reload* take their new value, the others wait for a restart,
 and the log says which.

@@ -1,4 +1,4 @@
-"""`run`: the whole of sentstream by one command, embedded or, where Kafka is configured, as four roles."""
+"""`run`: the whole of sentstream by one command, embedded or, with Kafka, as four roles."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ def run(
 
 
 def _telling(call: Call) -> Callable[[Report], None]:
-    """What becomes of the report of --once: with --json it is printed, as `recount --json` does; else the log's line
-    says enough."""
+    """Prints the report of --once with --json, as `recount --json` does; otherwise the log line is enough."""
     if not call.json:
         return lambda _report: None
     from stream.cli.recount import report_json
@@ -72,7 +71,7 @@ def _telling(call: Call) -> Callable[[Report], None]:
 
 
 def reloading(call: Call) -> Callable[[], Settings]:
-    """What a role calls on SIGHUP: the settings read again, with a word in the log on what changed."""
+    """The function that a role calls on SIGHUP: reloads the settings and logs what changed."""
     current = call.settings
 
     def again() -> Settings:
@@ -91,7 +90,7 @@ def reloading(call: Call) -> Callable[[], Settings]:
 
 
 def notes(settings: Settings) -> tuple[str, ...]:
-    """What the view says below the campaigns."""
+    """Lines below the campaigns in the terminal."""
     lines = []
     if settings.http_address is not None:
         lines.append(f"Dashboard: http://{settings.http_listen}/")
@@ -103,8 +102,8 @@ def notes(settings: Settings) -> tuple[str, ...]:
 def _with_kafka(call: Call, once: bool) -> int:
     if once:
         raise ConfigurationError(
-            "--once works without Kafka only: the roles of the Kafka shape have no common end.",
-            "Unset KAFKA_BOOTSTRAP_SERVERS for this command; moving between the shapes begins a new epoch.",
+            "--once works without Kafka only: the roles of the Kafka mode have no common end.",
+            "Unset KAFKA_BOOTSTRAP_SERVERS for this command; moving between the modes begins a new epoch.",
         )
     call.settings.require_kafka()
     require_extra("kafka")

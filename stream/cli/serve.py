@@ -30,7 +30,7 @@ app = typer.Typer()
 def serve(
     call: Call, with_parent: Annotated[int, typer.Option(hidden=True, help="A process to end with.")] = 0
 ) -> None:
-    """Serve the HTTP API and the dashboard until stopped. `run` has it built in; the Kafka shape runs it as a role."""
+    """Serve the HTTP API and the dashboard until stopped. `run` has it built in; in the Kafka mode it is a role."""
     from stream.web import server
 
     settings = call.settings

@@ -1,4 +1,4 @@
-"""`status`: who is alive, how far the stream is, the slot, the last flush, the last verification."""
+"""`status`: roles, positions, the slot, the last flush, the last verification."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from rich.text import Text
 from connectors.postgres.queries.status import SlotStatus, Status, WatermarkStatus, read_status
 from stream.cli import words
 from stream.cli.call import Call, command
-from stream.cli.progress_watch import run_text
 
 app = typer.Typer()
 
-#: a Kafka shape may have many partitions: people see the ones that are furthest behind
+#: partitions shown, those furthest behind: in the Kafka mode there may be many
 SHOWN_PARTITIONS = 5
 
 
@@ -42,7 +41,7 @@ def _lines(found: Status, slot_name: str, temporary: bool) -> Iterator[Text]:
     if hidden > 0:
         yield _line("", f"and {words.count_of(hidden, 'partition')} that are further on", "dim")
     yield _line("slot", *_slot(found.slot, slot_name, temporary))
-    yield _line("verified", run_text(found.last_run, found))
+    yield _line("verified", words.run_text(found.last_run, found))
     if found.open_runs:
         yield _line("", f"{words.count_of(found.open_runs, 'recount')} not sealed yet", "dim")
     if not found.roles:
@@ -66,7 +65,7 @@ def _verdict(found: Status) -> tuple[str, str]:
     if found.healthy:
         return "live", "green"
     if not all(mark.based for mark in found.watermarks):
-        return "no base yet: a recount is due, and comes as long as a recounting role runs", "yellow"
+        return "no baseline yet: a recount is due, and comes as long as `run` or `reconcile` runs", "yellow"
     oldest = max((mark.age_seconds for mark in found.watermarks if mark.age_seconds is not None), default=0.0)
     doing = "it flushes, and is catching up" if found.alive else "nothing has been flushed lately: is it running?"
     return f"stale: as of {words.span(oldest)} ago; {doing}", "yellow"
@@ -74,7 +73,7 @@ def _verdict(found: Status) -> tuple[str, str]:
 
 def _mark(mark: WatermarkStatus) -> tuple[str, str]:
     if not mark.based:
-        return f"epoch {mark.epoch}, at {mark.lsn}, no base yet", "yellow"
+        return f"epoch {mark.epoch}, at {mark.lsn}, no baseline yet", "yellow"
     age = "never" if mark.age_seconds is None else f"{words.span(mark.age_seconds)} ago"
     flushed = "never" if mark.flushed_seconds is None else f"{words.span(mark.flushed_seconds)} ago"
     text = f"as of {age}, flushed {flushed}, epoch {mark.epoch}, at {mark.lsn}"
@@ -87,10 +86,10 @@ def _age(mark: WatermarkStatus) -> float:
 
 def _slot(slot: SlotStatus | None, name: str, temporary: bool) -> tuple[str, str]:
     if slot is None and temporary:
-        return f"{name} is temporary: `sentstream run` (Kafka shape: `read`) makes it when it starts", "yellow"
+        return f"{name} is temporary: `sentstream run` (Kafka mode: `read`) makes it when it starts", "yellow"
     if slot is None:
         return f"{name} does not exist: run `sentstream setup`", "red"
-    reader = f"read by process {slot.pid}" if slot.active else "nobody reads it"
+    reader = f"read by process {slot.pid}" if slot.active else "no process reads it"
     behind = "" if slot.bytes is None else f", {words.size(slot.bytes)} behind"
     held = "" if slot.held_bytes is None else f", holds {words.size(slot.held_bytes)} of WAL"
     state = "" if slot.wal_status in (None, "reserved") else f", WAL status {slot.wal_status}"

@@ -1,7 +1,7 @@
-"""`support`: one file for a bug report. Each part stands alone: what can't be read is said in its place.
+"""`support`: one file for a bug report. Parts are read independently; errors.json names those that could not be read.
 
-In it: versions, `config`, `status`, `lag` (a few looks), `doctor`, the last runs with their verdicts. Not in it:
-passwords, tokens, names of campaigns, addresses of subscribers, mails.
+It holds versions, `config`, `status`, `lag` (several samples), `doctor` and the last runs with their verdicts; no
+passwords, tokens, names of campaigns, addresses of subscribers or mails.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from stream.core.masking import mask_values
 
 app = typer.Typer()
 
-#: looks at the lag, and seconds between them: a verdict needs some
-LOOKS: Final = 4
+#: samples of the lag, and seconds between them: a verdict needs several
+SAMPLES: Final = 4
 BETWEEN: Final = 1.5
 RUNS: Final = 50
-#: whose versions matter
+#: packages whose versions are listed
 PACKAGES: Final = (
     "sentstream",
     "psycopg",
@@ -49,7 +49,7 @@ _README = """What `sentstream support` found. Look through it before you hand it
 versions.json  program, Python, packages, machine
 config.json    settings and where each comes from; secrets masked
 status.json    roles, positions, slot, last flush
-lag.json       looks at slot, flush and topics, some seconds apart
+lag.json       samples of slot, flush and topics, some seconds apart
 doctor.json    every precondition
 runs.json      the last recounts with what they found
 errors.json    what could not be read, and why
@@ -167,13 +167,13 @@ def _status(call: Call) -> dict[str, Any]:
 def _lag(call: Call) -> list[Any]:
     from stream.metrics.lag import LagReading
 
-    looks = []
+    samples = []
     with LagReading(call.settings) as reading, call.connect("support") as connection:
-        for number in range(LOOKS):
-            looks.append(reading.poll(connection))
-            if number < LOOKS - 1:
+        for number in range(SAMPLES):
+            samples.append(reading.poll(connection))
+            if number < SAMPLES - 1:
                 time.sleep(BETWEEN)
-    return looks
+    return samples
 
 
 def _doctor(call: Call) -> list[Any]:

@@ -1,11 +1,14 @@
-"""How numbers, times and names are written for people: short, unmistakable, safe on a terminal."""
+"""Formats numbers, times and names for people: short, unambiguous, safe on a terminal."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len, set_cell_size
+
+if TYPE_CHECKING:
+    from connectors.postgres.queries.status import LastRun, Status
 
 _CONTROL: Final = dict.fromkeys((*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2066, 0x2067,
                                  0x2068, 0x2069), "\N{REPLACEMENT CHARACTER}")  # fmt: skip
@@ -17,7 +20,7 @@ def number(value: int) -> str:
 
 
 def rate(per_minute: float) -> str:
-    """``51.2/min``, ``1,200/min``; a dash where nothing flows."""
+    """``51.2/min``, ``1,200/min``; a dash for 0."""
     if per_minute <= 0:
         return "-"
     return f"{per_minute:,.0f}/min" if per_minute >= 100 else f"{per_minute:.1f}/min"
@@ -73,6 +76,15 @@ def count_of(count: int, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
+def run_text(run: LastRun | None, status: Status) -> str:
+    """``run 17: verified 5, 2 min ago``; only what is not 0."""
+    if run is None:
+        return "not verified yet"
+    kinds = {name: getattr(run, name) for name in ("verified", "drift", "inconclusive", "not_comparable", "baseline")}
+    found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in kinds.items() if count)
+    return f"run {run.run_id}: {found or 'no campaigns'}, {ago(run.finished_at or run.started_at, status.now)}"
+
+
 def safe(text: str) -> str:
     """``text`` without characters that move the cursor, change colours or turn the writing direction."""
     return text.translate(_CONTROL)
@@ -87,7 +99,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def ascii_text(text: str) -> str:
-    """``text`` for a terminal that has ASCII only, letter for letter."""
+    """``text`` for a terminal that has ASCII only, one character for one."""
     return "".join(letter if letter.isascii() else _PLAIN_LETTERS.get(letter, "?") for letter in text)
 
 

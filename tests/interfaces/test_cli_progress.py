@@ -171,7 +171,7 @@ def test_status_tells_all_there_is(counted_db: Database, run: Run) -> None:
     for expected in (
         "counts       live",
         "partition 0",
-        "nobody reads it",
+        "no process reads it",
         "run 17: verified 2, drift 1",
         "test (process",
     ):
@@ -185,7 +185,7 @@ def test_status_exits_with_1_where_the_counts_are_not_live(counted_db: Database,
 
     assert "gone does not exist: run `sentstream setup`" in status()[1]
     temporary = ("--slot-kind", "temporary")
-    assert "gone is temporary: `sentstream run` (Kafka shape: `read`) makes it when it starts" in status(*temporary)[1]
+    assert "gone is temporary: `sentstream run` (Kafka mode: `read`) makes it when it starts" in status(*temporary)[1]
     lag = run("lag", "--database-url", counted_db.url, "--slot-name", "gone", *temporary).out
     assert "temporary" in lag
     assert "setup" not in lag
@@ -197,7 +197,7 @@ def test_status_exits_with_1_where_the_counts_are_not_live(counted_db: Database,
     counted_db.execute("UPDATE sentstream.watermarks SET flushed_at = clock_timestamp() - interval '1 h'")
     assert "is it running?" in status()[1]
     counted_db.execute("UPDATE sentstream.watermarks SET based = false")
-    assert "no base yet" in status()[1]
+    assert "no baseline yet" in status()[1]
     counted_db.execute("DELETE FROM sentstream.watermarks")
     assert "not started" in status()[1]
 
@@ -213,7 +213,8 @@ def test_status_exits_with_1_where_the_counts_are_not_live(counted_db: Database,
         ]),
         ("8", ["0 rows of the queue with the status sent, and 20 that had been sent when they were deleted"]),
         ("9", [
-            "campaigns.sent shows 9 instead: somebody else wrote it after us (we wrote 8)", "No recount has verified",
+            "campaigns.sent shows 9 instead: another program wrote it after sentstream (which wrote 8)",
+            "No recount has verified",
             "run 17", "drift: DIFFERENT from the queue (trigger interval, by reconciler)",
             "cause: missed_change, a change of the queue had not reached the count", "sent -1, cancelled +1; corrected",
         ]),
@@ -235,14 +236,14 @@ def test_explain_knows_shadow_mode_floors_locks_and_follow(counted_db: Database,
 
     counted_db.execute("UPDATE campaigns SET sent = 3 WHERE id = 7")
     assert "WRITE_BACK=false" in text("7", "--write-back", "false")
-    assert "somebody else wrote it" in text("7")
+    assert "another program wrote it" in text("7")
     counted_db.execute("UPDATE sentstream.progress SET written = 3 WHERE campaign_id = 7")
-    assert "a row that somebody holds locked is tried again" in text("7")
+    assert "a locked row is tried again" in text("7")
     counted_db.execute("UPDATE sentstream.progress SET floor_lsn = 'FFFF/0' WHERE campaign_id = 7")
     assert "the stream does not lower it until it reaches FFFF/0" in text("7")
     assert "they do not count (REMOVED=follow)" in text("8", "--removed", "follow")
     counted_db.execute("UPDATE sentstream.watermarks SET based = false")
-    assert "has no base at the moment" in text("7")
+    assert "has no baseline at the moment" in text("7")
 
 
 def test_explain_needs_one_campaign(counted_db: Database, run: Run) -> None:

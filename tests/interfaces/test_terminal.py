@@ -110,7 +110,7 @@ def test_a_number_that_is_not_live_says_so_without_colour() -> None:
     for view, state in (
         (STALE, "STALE"),
         (LOST, "DISCONNECTED"),
-        (replace(VIEW, based=False), "NO BASE YET"),
+        (replace(VIEW, based=False), "NO BASELINE"),
         (replace(VIEW, started=False), "NOT STARTED"),
         (replace(VIEW, as_of=None), "STALE"),
     ):

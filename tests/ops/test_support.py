@@ -34,7 +34,7 @@ def test_bundle_holds_all_parts(run: Run, counted_db: Database, tmp_path: Path) 
     assert set(parts) == PARTS
     assert parts["errors"] == {}
     assert parts["status"]["campaigns"] == 3
-    assert len(parts["lag"]) == support.LOOKS
+    assert len(parts["lag"]) == support.SAMPLES
     assert parts["runs"][0]["verdicts"][0]["cause"] == "missed_change"
     assert any(finding["code"] for finding in parts["doctor"])
     assert parts["versions"]["packages"]["psycopg"]
