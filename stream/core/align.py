@@ -24,7 +24,18 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Recount, RecountRow, Transaction, Truncate
+from .entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    Recount,
+    RecountRow,
+    Transaction,
+    Truncate,
+    Unreadable,
+)
 from .status import MOVED, NEW, REMOVED
 
 _CYCLE = 1 << 32
@@ -156,6 +167,11 @@ class Alignment:
         expected = dict(row.counts)
         for other, entries in self._recent:
             if not snapshot.sees(other):
+                unreadable = next((entry for entry in entries if isinstance(entry, Unreadable)), None)
+                if unreadable is not None:
+                    return _inconclusive(
+                        row, f"transaction {other} changed the table {unreadable.table}, which is none of ours"
+                    )
                 _replay(expected, entries)
         return Recount(row.run_id, row.trigger, row.started_at, row.lsn, expected, row.rebase)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from .entries import CampaignChanged, CampaignDeleted, Move, Placed, Recount, Transaction
+from .entries import CampaignChanged, CampaignDeleted, Move, Placed, Recount, Transaction, Unreadable
 from .position import Position
 
 MINUTE = 60_000_000  # microseconds
@@ -109,6 +109,9 @@ class Batcher:
         closed: list[Batch] = []
         last = len(entries) - 1
         for seq, entry in enumerate(entries):
+            if isinstance(entry, Unreadable):
+                closed += self._leave_gap(Position(lsn, seq))
+                continue
             if isinstance(entry, (Move, CampaignChanged, CampaignDeleted)):
                 targets: Iterable[int] = (self._partition_of(entry.campaign),)
             else:
@@ -122,6 +125,13 @@ class Batcher:
         for number, part in enumerate(self._parts):
             if len(part.entries) >= self._most:
                 closed.append(self._close(number, Position(end), time))
+        return closed
+
+    def _leave_gap(self, at: Position) -> list[Batch]:
+        """Close every partition's batch at ``at``, and begin the next behind it: whoever applies them counts anew."""
+        closed = [self._close(n, at, self._as_of) for n, part in enumerate(self._parts) if part.begin < at]
+        for part in self._parts:
+            part.begin = Position(at.lsn, at.seq + 1)
         return closed
 
     def _share(self, recount: Recount, partition: int) -> Recount:

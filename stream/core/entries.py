@@ -71,6 +71,14 @@ class CampaignDeleted:
     campaign: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A transaction changed a published table under a name that is none of ours (the queue, renamed): what it did to
+    the counts is not known. The batcher makes a gap of it, so that every partition counts anew."""
+
+    table: str
+
+
 class Counted(NamedTuple):
     """A campaign as a recount found it: the five live counts, and what ``campaigns.sent`` showed."""
 
@@ -113,7 +121,7 @@ class Recount:
     reason: str | None = None
 
 
-Entry: TypeAlias = Move | Truncate | CampaignChanged | CampaignDeleted | RecountRow | Recount
+Entry: TypeAlias = Move | Truncate | CampaignChanged | CampaignDeleted | RecountRow | Recount | Unreadable
 #: an entry and where it stands
 Placed = tuple[int, int, Entry]
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from . import pgoutput
-from .entries import CampaignChanged, CampaignDeleted, Entry, Move, RecountRow, Transaction, Truncate
+from .entries import CampaignChanged, CampaignDeleted, Entry, Move, RecountRow, Transaction, Truncate, Unreadable
 from .errors import ProtocolError, SentstreamError
 from .pgoutput import UNCHANGED, Relation
 from .recount_row import read_recount
@@ -79,6 +79,13 @@ class _Open:
     dead: set[int] = field(default_factory=set)
     ours: bool = False
     emptied: bool = False
+    #: a published table that may be ours under another name
+    unknown: str | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but rows of the queue was changed so far, and no moves were closed yet."""
+        return not (self.ordered or self.changed or self.deleted or self.emptied or self.unknown)
 
 
 class Fold:
@@ -190,7 +197,7 @@ class Fold:
                 if lsn != current.lsn:
                     raise ProtocolError(f"Commit at {lsn:X} closes a transaction that began as {current.lsn:X}.")
                 entries: tuple[Entry, ...] | None = None
-                if len(pairs) == 1 and not (current.ordered or current.changed or current.deleted or current.emptied):
+                if len(pairs) == 1 and current.plain:
                     for key, n in pairs.items():
                         if n == 1:
                             entries = single.get(key)
@@ -265,6 +272,8 @@ class Fold:
             self._campaign_row(relation, old, new, tag, current)
         elif role == "watermarks":
             current.ours = True
+        elif role == "unknown":
+            current.unknown = f"{relation.schema}.{relation.name}"
         elif role == "recounts" and tag == _I:
             self._flush_pairs(current)
             current.ordered.append(read_recount(pgoutput.record(relation, new or [])))
@@ -330,7 +339,10 @@ class Fold:
         roles = set()
         for number in range(count):
             (oid,) = pgoutput.U32.unpack_from(data, pos + 5 + 4 * number)
-            roles.add(self._relations[oid][1])
+            relation, role = self._relations[oid]
+            roles.add(role)
+            if role == "unknown":
+                current.unknown = f"{relation.schema}.{relation.name}"
         if "campaigns" in roles:
             current.pairs.clear()
             current.ordered[:] = [e for e in current.ordered if isinstance(e, RecountRow)]
@@ -349,13 +361,15 @@ class Fold:
         alone = len(current.pairs) == 1 and not current.ordered
         key, n = next(iter(current.pairs.items())) if alone else ((None, None), 0)
         self._flush_pairs(current)
-        entries: list[Entry] = [Truncate("campaigns")] if current.emptied else []
+        entries: list[Entry] = [Unreadable(current.unknown)] if current.unknown is not None else []
+        if current.emptied:
+            entries.append(Truncate("campaigns"))
         entries += [CampaignDeleted(campaign) for campaign in current.deleted]
         if not current.ours:
             entries += current.changed.values()
         entries += current.ordered
         closed = tuple(entries)
-        if alone and n == 1 and not (current.deleted or current.changed or current.emptied):
+        if alone and n == 1 and len(closed) <= 2 and all(type(entry) is Move for entry in closed):
             if len(self._single) > _REMEMBERED:
                 self._single.clear()
             self._single[key] = closed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from . import pgoutput
 from .errors import PreconditionError, ProtocolError, UncountableError
 from .pgoutput import Relation
 from .status import STATUS_BY_NAME
 
+_QUEUE: Final = frozenset({"campaign_id", "status"})
+_CAMPAIGNS: Final = frozenset({"id", "name", "status", "to_send", "sent"})
 #: (campaign, status)
 Side = tuple[int, int]
 
@@ -22,11 +24,14 @@ class Tables:
     own_schema: str = "sentstream"
 
     def role(self, relation: Relation) -> str | None:
+        """queue, campaigns, watermarks or recounts; None for a table of others. ``unknown`` is one with the columns of
+        the queue or of campaigns under another name: it may be ours, renamed for a while."""
         if relation.schema == self.mailer_schema and relation.name in ("email_queue", "campaigns"):
             return "queue" if relation.name == "email_queue" else "campaigns"
         if relation.schema == self.own_schema and relation.name in ("watermarks", "recounts"):
             return relation.name
-        return None
+        names = {column.name for column in relation.columns}
+        return "unknown" if names >= _QUEUE or names >= _CAMPAIGNS else None
 
 
 def check_columns(relation: Relation, needed: tuple[str, ...]) -> None:

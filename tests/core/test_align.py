@@ -21,6 +21,7 @@ from stream.core.entries import (
     RecountRow,
     Transaction,
     Truncate,
+    Unreadable,
 )
 from stream.core.status import MOVED, NEW, QUEUED, REMOVED, SENDING, SENT
 
@@ -296,3 +297,10 @@ def test_and_are_remembered_for_the_next() -> None:
     alignment = Alignment(START)
     alignment.follow([transaction(105, SEND, row("101:101:", TEN))])
     assert counts(aligned(alignment, row("105:106:105", TEN))) == {7: (9, 0, 1, 0, 0)}
+
+
+def test_a_run_is_inconclusive_where_it_would_need_what_could_not_be_read() -> None:
+    alignment = Alignment(START)
+    alignment.follow([transaction(101, Unreadable("public.x"))])
+    assert "public.x" in (aligned(alignment, row("101:102:101", TEN)).reason or "")
+    assert counts(aligned(alignment, row("102:102:", TEN))) == TEN

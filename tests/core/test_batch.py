@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.batch import MINUTE, Batch, Batcher
-from stream.core.entries import CampaignChanged, CampaignDeleted, Counted, Entry, Move, Recount, Transaction, Truncate
+from stream.core.entries import (
+    CampaignChanged,
+    CampaignDeleted,
+    Counted,
+    Entry,
+    Move,
+    Recount,
+    Transaction,
+    Truncate,
+    Unreadable,
+)
 from stream.core.position import Position
 from stream.core.status import NEW, QUEUED
 
@@ -106,6 +116,19 @@ def test_each_partition_gets_its_share_of_a_recount_and_an_inconclusive_one_whol
         mine = {n: counted for n, counted in expected.items() if n % 3 == number}
         assert share == Recount(1, "manual", 9, 3, mine, (4, 5))
         assert inconclusive == Recount(2, "manual", 9, 3, {}, "all", "too old")
+
+
+def test_what_could_not_be_read_is_a_gap_in_every_partition() -> None:
+    """Nothing tells what it did to the counts, so all count anew; what follows in its transaction is kept."""
+    batcher = modulo(2)
+    batches = batcher.add([transaction(100, move(1)), transaction(200, Unreadable("public.x"), move(2))])
+    batches += batcher.cut(Position(300))
+    assert [(b.partition, b.begin, b.end, b.entries) for b in batches] == [
+        (0, (5, 0), (200, 0), ()),
+        (1, (5, 0), (200, 0), ((100, 0, move(1)),)),
+        (0, (200, 1), (300, 0), ((200, 1, move(2)),)),
+        (1, (200, 1), (300, 0), ()),
+    ]
 
 
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=30)
