@@ -20,10 +20,10 @@ from random import Random
 from connectors.mailer.tables import schema_sql
 from connectors.postgres.connect import connect
 from connectors.postgres.setup import Wanted, set_up
-from stream.demo.mailer import Load
 from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
+from tests.mailer_load import Load
 from tests.postgres.processes import Process
 from tests.postgres.running import kept
 from tests.waiting import eventually

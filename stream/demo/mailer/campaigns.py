@@ -11,22 +11,13 @@ from psycopg.rows import TupleRow
 from connectors.mailer.tables import QUEUE_MESSENGER
 from stream.core.status import CANCELLED, QUEUED, SENDING, STATUS_BY_NAME
 from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import Act
+from stream.demo.mailer.act import Act
 from stream.demo.mailer.ledger import Page
 from stream.demo.mailer.session import Settle, value
 from stream.demo.mailer.workspace import Desk
 
-#: one campaign in so many sends outside the queue
-_DIRECT: Final = 8
 #: bytes of a campaign's body, written as hexadecimal: too long for its row, and not to be compressed
 _BODY: Final = 5000
-
-
-def create(desk: Desk, act: Act) -> int:
-    """A draft."""
-    messenger = QUEUE_MESSENGER if desk.rng.randrange(_DIRECT) else "email"
-    add(desk, f"Campaign {len(desk.book.pages) + 1} of {desk.tag}", act.n, messenger=messenger)
-    return 0
 
 
 def add(desk: Desk, name: str, size: int, *, messenger: str = QUEUE_MESSENGER) -> Page:
@@ -142,23 +133,6 @@ def _bulk(desk: Desk, act: Act, statement: str, values: Sequence[object], source
     return changed
 
 
-def edit(desk: Desk, act: Act) -> int:
-    """Somebody saves the campaign's form."""
-    page = desk.book.pages[act.campaign]
-    name, to_send = f"{page.name.partition(' (')[0]} (edited {act.n})", page.to_send + act.n % 2
-
-    def work(cursor: Cursor[TupleRow]) -> Settle:
-        cursor.execute(say.EDIT, (name, f"{name}: what is new", to_send, page.id))
-
-        def settle() -> None:
-            page.name, page.to_send = name, to_send
-
-        return settle
-
-    desk.session.commit(work)
-    return 0
-
-
 def direct(desk: Desk, act: Act) -> int:
     """Mails of a campaign outside the queue, which the mailer counts itself."""
     page = desk.book.pages[act.campaign]
@@ -173,12 +147,6 @@ def direct(desk: Desk, act: Act) -> int:
         return settle
 
     desk.session.commit(work)
-    return 0
-
-
-def overwrite(desk: Desk, act: Act) -> int:
-    """Somebody else writes the counter of a campaign with a queue: wrong, and to be put right."""
-    desk.session.one(say.OVERWRITE, (act.n, act.campaign))
     return 0
 
 
@@ -238,42 +206,4 @@ def _all_campaigns(desk: Desk, statement: str, before: str, after: str) -> int:
         return settle
 
     desk.session.commit(work, whole=True)
-    return 0
-
-
-def clear(desk: Desk, act: Act) -> int:
-    """The button that empties the queue. Mails on their way will find no row."""
-    rows = sum(len(page.rows) for page in desk.book.pages.values())
-
-    def work(cursor: Cursor[TupleRow]) -> Settle:
-        cursor.execute(say.CLEAR_CASCADE if act.n % 2 else say.CLEAR)
-        return desk.book.truncate
-
-    desk.session.commit(work, whole=True)
-    return rows
-
-
-def delete_cancelled(desk: Desk, act: Act) -> int:
-    """What the same button does in test mode besides."""
-    changed = 0
-
-    def work(cursor: Cursor[TupleRow]) -> Settle:
-        found = cursor.execute(say.DELETE_CANCELLED).rowcount
-
-        def settle() -> None:
-            nonlocal changed
-            taken = sum(page.drop_status(CANCELLED) for page in desk.book.pages.values())
-            desk.expect(act.name, found, taken)
-            changed = found
-
-        return settle
-
-    desk.session.commit(work, whole=True)
-    return changed
-
-
-def crash(desk: Desk, _act: Act) -> int:
-    """The mailer dies and comes back: nobody ends what was on its way, so rows stay `sending`."""
-    desk.on_their_way.clear()
-    desk.done.clear()
     return 0

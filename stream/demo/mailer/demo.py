@@ -24,10 +24,9 @@ from stream.core.status import CANCELLED, FAILED, QUEUED, SENDING
 from stream.core.window import SendWindow, always_open
 from stream.demo.mailer import campaigns, newsletters
 from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import Act, Mail
+from stream.demo.mailer.act import Act, Mail
 from stream.demo.mailer.history import lay_history
-from stream.demo.mailer.ledger import Page
-from stream.demo.mailer.load import Snapshot
+from stream.demo.mailer.ledger import Page, Truth
 from stream.demo.mailer.newsletters import Newsletter
 from stream.demo.mailer.sender import Sender
 from stream.demo.mailer.session import Session
@@ -77,7 +76,7 @@ class _Plan:
 class Demo:
     """``speed``: a factor on every pace; ``scale``: on every size.
 
-    ``start`` and ``stop`` run it in a thread; a test calls ``tick`` itself."""
+    ``run`` goes by the clock; a test calls ``tick`` itself."""
 
     #: mails a second at speed 1, about
     PACE: Final = 50.0
@@ -104,69 +103,23 @@ class Demo:
         self._now = 0.0
         self._looked = -1
         ((self._tracked,),) = session.rows(say.LAST_TRACKED) or [(0,)]
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._began = time.monotonic()
         for page in book.pages.values():
             if page.counts[QUEUED]:
                 self._enter_stage(page, Newsletter(page.name, page.size, 10.0, 0), 0.0)
 
-    # the thread ----------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begins; returns at once."""
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="mailer demo", daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float) -> None:
-        """Until so much time has passed, or it has died."""
-        self._stop.wait(seconds)
-
-    def stop(self) -> None:
-        """Ends between two ticks, and raises what it died of."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            raise self._error
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set."""
+        began = time.monotonic()
+        while not stop.wait(TICK):
+            self.tick(time.monotonic() - began, datetime.now(timezone.utc))
 
     def close(self) -> None:
-        """Stops, and ends its connection."""
-        try:
-            self.stop()
-        finally:
-            self.desk.session.close()
+        """Ends its connection."""
+        self.desk.session.close()
 
-    @property
-    def running(self) -> bool:
-        return self._thread is not None and not self._stop.is_set()
-
-    @property
-    def changes(self) -> int:
-        """Rows of the queue changed so far."""
-        return self._sender.changes
-
-    def snapshot(self) -> Snapshot:
-        """The truth between two ticks."""
-        with self._lock:
-            ((lsn,),) = self.desk.session.rows(say.WHERE_WAL_STANDS) or [("",)]
-            truth = self.desk.book.truth(self._sender.changes, self._sender.acts)
-            return Snapshot(truth, lsn, time.monotonic() - self._began)
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.wait(TICK):
-                with self._lock:
-                    self.tick(time.monotonic() - self._began, datetime.now(timezone.utc))
-        except BaseException as error:  # told by stop()
-            self._error = error
-            self._stop.set()
-
-    # what happens --------------------------------------------------------------------------------------------------
+    def truth(self) -> Truth:
+        """What is true now."""
+        return self.desk.book.truth(self._sender.changes, self._sender.acts)
 
     def tick(self, now: float, wall: datetime) -> None:
         """Everything that is due. ``now``: seconds since the start, never less than before; ``wall``: the instant."""

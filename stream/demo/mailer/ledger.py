@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from stream.core.status import QUEUED, SENT, STATUSES
 
@@ -42,18 +41,6 @@ class CampaignTruth:
             return self.counter
         return self.counts[SENT] + (self.removed if policy == "keep" else 0)
 
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in a truth file."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "to_send": self.to_send,
-            "counts": dict(zip(STATUSES, self.counts, strict=True)),
-            "removed": self.removed,
-            "ever_queued": self.ever_queued,
-            "sent": {"keep": self.sent("keep"), "follow": self.sent("follow")},
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Truth:
@@ -70,14 +57,6 @@ class Truth:
     def sent(self, policy: str = "keep") -> dict[int, int]:
         """What ``campaigns.sent`` should be, of every campaign."""
         return {campaign: truth.sent(policy) for campaign, truth in self.campaigns.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        """As a truth file has it; campaign ids as text."""
-        return {
-            "changes": self.changes,
-            "acts": dict(self.acts),
-            "campaigns": {str(campaign): truth.as_json() for campaign, truth in self.campaigns.items()},
-        }
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""A sender of the simulated mailer: chooses acts, performs them, and keeps account of what it did."""
+"""A sender of the simulated mailer: performs acts, and keeps account of what it did."""
 
 from __future__ import annotations
 
@@ -8,34 +8,25 @@ from typing import Final
 
 from stream.demo.mailer import campaigns, rows
 from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import Act, Mix, choose, choose_mails
+from stream.demo.mailer.act import Act
 from stream.demo.mailer.workspace import Desk
 
-PERFORM: Final[Mapping[str, Callable[[Desk, Act], int]]] = MappingProxyType(
+#: how each act is done; returns how many rows of the queue it changed
+Performers = Mapping[str, Callable[[Desk, Act], int]]
+
+PERFORM: Final[Performers] = MappingProxyType(
     {
         **dict.fromkeys(rows.ROW_ACTS, rows.one_by_one),
-        "hurry": rows.hurry,
-        "savepoint": rows.savepoint,
-        "abandon": rows.abandon,
-        "move": rows.move,
-        "create": campaigns.create,
-        "schedule": lambda desk, act: campaigns.set_status(desk, act.campaign, "scheduled"),
         "start": campaigns.start,
         "pause": campaigns.stop("paused"),
-        "cancel": campaigns.stop("cancelled"),
         "resume": campaigns.resume,
         "retry": campaigns.retry,
         "finish": lambda desk, act: campaigns.set_status(desk, act.campaign, "finished", say.FINISH),
-        "edit": campaigns.edit,
         "direct": campaigns.direct,
-        "overwrite": campaigns.overwrite,
         "delete_campaign": campaigns.delete_campaign,
         "delete_subscribers": campaigns.delete_subscribers,
         "auto_pause": campaigns.auto_pause,
         "auto_resume": campaigns.auto_resume,
-        "clear": campaigns.clear,
-        "delete_cancelled": campaigns.delete_cancelled,
-        "crash": campaigns.crash,
     }
 )
 
@@ -43,30 +34,19 @@ PERFORM: Final[Mapping[str, Callable[[Desk, Act], int]]] = MappingProxyType(
 class Sender:
     """``acts``: how often each act was done; ``changes``: how many rows of the queue were changed."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, performers: Performers = PERFORM) -> None:
         self.desk = desk
         self.acts: dict[str, int] = {}
         self.changes = 0
-
-    def choose(self, mix: Mix) -> Act | None:
-        """The next act; None where none of the mix is possible."""
-        return choose(mix, self.desk.view(), self.desk.rng)
+        self._performers = performers
 
     def perform(self, act: Act) -> int:
         """Does it. Returns how many rows it changed; raises StrayChangeError, or what PostgreSQL says."""
-        changes = PERFORM[act.name](self.desk, act)
-        self._count(act.name, 1, changes)
+        changes = self._performers[act.name](self.desk, act)
+        self.count(act.name, changes)
         return changes
 
-    def perform_mails(self, mix: Mix, n: int) -> int:
-        """About ``n`` acts on single rows in one transaction. Returns how many rows they changed."""
-        acts = choose_mails(mix, self.desk.view(), self.desk.rng, n)
-        changes = rows.together(self.desk, acts)
-        for act in acts:
-            self._count(act.name, 1, 0)
-        self.changes += changes
-        return changes
-
-    def _count(self, name: str, times: int, changes: int) -> None:
-        self.acts[name] = self.acts.get(name, 0) + times
+    def count(self, name: str, changes: int) -> None:
+        """One act more, and the rows that it changed."""
+        self.acts[name] = self.acts.get(name, 0) + 1
         self.changes += changes

@@ -21,7 +21,6 @@ LIMITED: Final = (
     "UPDATE email_queue SET status = 'queued', scheduled_at = now() + interval '1 minute', updated_at = now() "
     "WHERE id = %s::bigint"
 )
-MOVE: Final = "UPDATE email_queue SET campaign_id = %s::int WHERE id = %s::bigint"
 
 # bulk -------------------------------------------------------------------------------------------------------------
 
@@ -44,9 +43,6 @@ RETRY_ALL: Final = """
 UPDATE email_queue SET status = 'queued', retry_count = 0, last_error = NULL, updated_at = now()
 WHERE campaign_id = %s::int AND status = ANY(%s::text[])
 """
-CLEAR: Final = "TRUNCATE email_queue"
-CLEAR_CASCADE: Final = "TRUNCATE email_queue CASCADE"
-DELETE_CANCELLED: Final = "DELETE FROM email_queue WHERE status = 'cancelled'"
 
 # campaigns --------------------------------------------------------------------------------------------------------
 
@@ -66,11 +62,7 @@ FINISH: Final = """
 UPDATE campaigns SET status = %s::text::campaign_status, queue_completed_at = now(), updated_at = now()
 WHERE id = %s::int
 """
-EDIT: Final = """
-UPDATE campaigns SET name = %s::text, subject = %s::text, to_send = %s::int, updated_at = now() WHERE id = %s::int
-"""
 SENT_DIRECTLY: Final = "UPDATE campaigns SET sent = sent + %s::int, updated_at = now() WHERE id = %s::int"
-OVERWRITE: Final = "UPDATE campaigns SET sent = %s::int, updated_at = now() WHERE id = %s::int"
 DELETE_CAMPAIGN: Final = "DELETE FROM campaigns WHERE id = %s::int"
 
 AUTO_PAUSE: Final = """
@@ -112,7 +104,6 @@ MARK: Final = """
 SELECT concat_ws('.', (SELECT max(id) FROM subscribers), (SELECT max(id) FROM campaigns),
                  (SELECT max(id) FROM email_queue))
 """
-GROUPED: Final = "SELECT campaign_id, status, count(*) FROM email_queue GROUP BY 1, 2"
 
 # tracking (what the mailer notes of each mail, and what comes back of it) -----------------------------------------
 

@@ -20,7 +20,7 @@ from connectors.mailer.tables import QUEUE_MESSENGER
 from stream.core.errors import SentstreamError
 from stream.core.status import STATUS_BY_NAME
 from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import Mail, View
+from stream.demo.mailer.act import Mail
 from stream.demo.mailer.ledger import Book, Page
 from stream.demo.mailer.session import Session, Settle
 
@@ -62,10 +62,6 @@ class Desk:
         self.subscribers: list[int] = []
         self._addresses = 0
         session.read_again = self._read_again
-
-    def view(self) -> View:
-        """What its next act may be chosen from."""
-        return View(self.pages, self.on_their_way, self.done, len(self.subscribers), self.room, self.size)
 
     def adopt(self, pages: Iterable[Page], subscribers: Iterable[int] = ()) -> None:
         """Takes campaigns (and subscribers) that were there before, and are in the book already."""

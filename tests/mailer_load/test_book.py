@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.status import CANCELLED, FAILED, QUEUED, SENDING, SENT
-from stream.demo.mailer.action_mix import ACTS, MIXES, View, choose, choose_mails
 from stream.demo.mailer.ledger import Book, Page
+from tests.mailer_load.action_mix import ACTS, MIXES, View, choose, choose_mails
 
 pytestmark = pytest.mark.slow  # what other tests are made of
 

@@ -1,7 +1,7 @@
-"""Which act comes next, and on what: a pure choice by weights, from what the book says is possible.
+"""Which act comes next, and on what: a pure choice by weights, from what the ledger says is possible.
 
-An act is a name and its objects. Who performs it is ``sender.py``; nothing here looks at a database or a clock, so the
-same seed and the same book always make the same choice.
+``sender.py`` performs it. Nothing here reads a database or a clock: the same seed and the same ledger always make the
+same choice.
 """
 
 from __future__ import annotations
@@ -15,20 +15,9 @@ from typing import Final
 from connectors.mailer.tables import QUEUE_MESSENGER
 from stream.core.errors import ConfigurationError
 from stream.core.status import CANCELLED, FAILED, QUEUED, SENDING
+from stream.demo.mailer.act import Act, Mail
 from stream.demo.mailer.ledger import SENDING_STATUSES, Page
-
-#: a mail on its way: campaign and row
-Mail = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What to do: ``mails`` for acts on rows, ``campaign`` for acts on one, ``n`` for how many or which variant."""
-
-    name: str
-    campaign: int = 0
-    mails: tuple[Mail, ...] = ()
-    n: int = 0
+from stream.demo.mailer.workspace import Desk
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +32,11 @@ class View:
     room: int
     #: rows that a new campaign queues, about
     size: int
+
+
+def view_of(desk: Desk) -> View:
+    """What its next act may be chosen from."""
+    return View(desk.pages, desk.on_their_way, desk.done, len(desk.subscribers), desk.room, desk.size)
 
 
 def _any_page(view: View, rng: Random, fits: Callable[[Page], bool]) -> Page | None:

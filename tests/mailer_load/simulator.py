@@ -20,13 +20,13 @@ from psycopg import Connection
 from connectors.mailer.window import read_window
 from stream.core.status import STATUS_BY_NAME
 from stream.demo.mailer import campaigns
-from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import ACTS, MIXES, Act, Mix
+from stream.demo.mailer.act import Act
 from stream.demo.mailer.ledger import Counts, Truth
-from stream.demo.mailer.sender import Sender
 from stream.demo.mailer.session import Session
 from stream.demo.mailer.ticker import Ticker
 from stream.demo.mailer.workspace import Desk, read_book
+from tests.mailer_load.action_mix import ACTS, MIXES, Mix, view_of
+from tests.mailer_load.sender import Sender
 
 
 class Simulator:
@@ -98,7 +98,7 @@ class Simulator:
 
         False: there is nothing now that it could be done to. KeyError: no such act.
         """
-        view = self.desk.view()
+        view = view_of(self.desk)
         if campaign is not None:
             mails = [mail for mail in view.on_their_way if mail[0] == campaign]
             done = [mail for mail in view.done if mail[0] == campaign]
@@ -141,7 +141,9 @@ class Simulator:
         """Campaigns of which the table says otherwise: (truth, table). Empty: the truth is true."""
         cursor = self._session.cursor
         table: dict[int, list[int]] = {}
-        for campaign, status, n in cursor.execute(say.GROUPED).fetchall():
+        for campaign, status, n in cursor.execute(
+            "SELECT campaign_id, status, count(*) FROM email_queue GROUP BY 1, 2"
+        ).fetchall():
             table.setdefault(campaign, [0] * 5)[STATUS_BY_NAME[status]] = n
         truth = self.truth().live()
         empty: Counts = (0, 0, 0, 0, 0)

@@ -11,11 +11,11 @@ from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
 
 from stream.core.errors import ConfigurationError
-from stream.demo.mailer import ACTS, MIXES, Load, Simulator, parse_mix
-from stream.demo.mailer.sender import PERFORM
 from stream.demo.mailer.workspace import StrayChangeError
 from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database
+from tests.mailer_load import ACTS, MIXES, Load, Simulator, parse_mix
+from tests.mailer_load.sender import PERFORM
 
 pytestmark = pytest.mark.slow  # what other tests are made of
 

@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
 from stream.demo.mailer import campaigns as acts_on
 from stream.demo.mailer import statements as say
-from stream.demo.mailer.action_mix import MIXES, SINGLE_ROW, WHOLE_QUEUE, Act, Mix
+from stream.demo.mailer.act import Act
 from stream.demo.mailer.ledger import Truth
-from stream.demo.mailer.sender import Sender
 from stream.demo.mailer.session import Session, value
 from stream.demo.mailer.workspace import Desk, read_book
+from tests.mailer_load.action_mix import MIXES, SINGLE_ROW, WHOLE_QUEUE, Mix
+from tests.mailer_load.sender import Sender
 
 #: a sender that has fallen behind its rate by more than this many seconds does not try to make up for it
 _BEHIND: Final = 1.0
@@ -75,9 +76,6 @@ class Snapshot:
     truth: Truth
     lsn: str
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {"lsn": self.lsn, "seconds": round(self.seconds, 3), **self.truth.as_json()}
 
 
 class Load:
