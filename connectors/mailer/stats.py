@@ -1,8 +1,8 @@
-"""What the mailer's own stats page shows beside the counts: campaign rows, views, clicks and tracked mails.
+"""What the mailer's own stats page shows beside the counts: campaign rows, views, clicks and delivered mails.
 
-Its page asks every second in every open tab. The campaign rows are read by the call (a few rows of a small table);
-views, clicks and tracked mails are aggregates over big tables, so they are read by the recount and remembered.
-Columns and tables that a mailer lacks, or that we may not read, become null or zero.
+The page polls every second in every open tab. Campaign rows are read by the call (a few rows of a small table); views,
+clicks and delivered mails are aggregates over big tables, read after a recount and kept. Columns and tables that a
+mailer lacks, or that can't be read, become null or zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row, tuple_row
 
 from connectors.mailer import catalog
-from connectors.mailer.tables import AZURE_MESSAGE_TRACKING, CAMPAIGN_VIEWS, CAMPAIGNS, LINK_CLICKS, Table
+from connectors.mailer.tables import AZURE_DELIVERY_EVENTS, CAMPAIGN_VIEWS, CAMPAIGNS, DELIVERED, LINK_CLICKS, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,14 @@ class CampaignRow:
 
 @dataclass(frozen=True, slots=True)
 class Reactions:
-    """What readers did with a campaign's mails, and how many mails were handed to Azure."""
+    """What readers did with a campaign's mails, and how many Azure says were delivered."""
 
     views: int = 0
     clicks: int = 0
-    tracked: int = 0
+    delivered: int = 0
 
+
+_ALL = sql.SQL("true")
 
 #: how each column of CampaignRow is read where it exists, and what stands for it where it does not
 _SHAPE = {
@@ -82,17 +84,18 @@ def read_campaigns(conn: Connection[Any], schema: str, statuses: Sequence[str] |
 
 
 def read_reactions(conn: Connection[Any], schema: str) -> dict[int, Reactions]:
-    """Views, clicks and tracked mails of every campaign that has any: for the recount to refresh."""
+    """Views, clicks and delivered mails of every campaign that has any."""
     views = _count(conn, schema, CAMPAIGN_VIEWS)
     clicks = _count(conn, schema, LINK_CLICKS)
-    tracked = _count(conn, schema, AZURE_MESSAGE_TRACKING)
-    campaigns = sorted(views.keys() | clicks.keys() | tracked.keys())
-    return {c: Reactions(views.get(c, 0), clicks.get(c, 0), tracked.get(c, 0)) for c in campaigns}
+    is_delivered = sql.SQL("status = {}").format(DELIVERED)
+    delivered = _count(conn, schema, AZURE_DELIVERY_EVENTS, is_delivered)
+    campaigns = sorted(views.keys() | clicks.keys() | delivered.keys())
+    return {c: Reactions(views.get(c, 0), clicks.get(c, 0), delivered.get(c, 0)) for c in campaigns}
 
 
-def _count(conn: Connection[Any], schema: str, table: Table) -> dict[int, int]:
+def _count(conn: Connection[Any], schema: str, table: Table, condition: sql.Composable = _ALL) -> dict[int, int]:
     if not catalog.is_readable(conn, schema, table):
         return {}
-    query = sql.SQL("SELECT campaign_id::bigint, count(*) FROM {} WHERE campaign_id IS NOT NULL GROUP BY 1")
+    query = sql.SQL("SELECT campaign_id::bigint, count(*) FROM {} WHERE campaign_id IS NOT NULL AND {} GROUP BY 1")
     with conn.cursor(row_factory=tuple_row) as cursor:
-        return dict(cursor.execute(query.format(sql.Identifier(schema, table.name))).fetchall())
+        return dict(cursor.execute(query.format(sql.Identifier(schema, table.name), condition)).fetchall())

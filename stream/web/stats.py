@@ -1,8 +1,8 @@
 """The mailer's statistics of running campaigns in its own JSON format, so that a proxy rule can send its page here.
 
 The mailer's page polls every second in every open tab. Campaign rows are therefore read at most twice a second, counts
-come from the live state, and aggregates over big tables (views, clicks, tracked mails) are read again only after a
-recount.
+come from the live state, and aggregates over big tables (views, clicks, delivered mails) are read again only after a
+recount. Stale numbers are refused, so that the rule can fall back to the mailer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import psycopg
@@ -21,11 +21,12 @@ from connectors.mailer.stats import CampaignRow, Reactions, read_campaigns, read
 from connectors.mailer.tables import QUEUE_MESSENGER
 from connectors.postgres.connect import connect
 from stream.core.errors import SentstreamError
-from stream.core.progress import time_text
 from stream.web import models
 from stream.web.context import Context, Shared
 from stream.web.live_state import LiveState
+from stream.web.problems import Problem
 from stream.web.responses import answer
+from stream.web.serialize import is_stale
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ router = APIRouter(prefix="/api", tags=["mailer"])
 
 #: seconds for which campaign rows are kept
 ROWS_KEPT: Final = 0.5
-#: seconds between two readings of views, clicks and tracked mails
+#: seconds between two readings of views, clicks and delivered mails
 REACTIONS_EVERY: Final = 60.0
 
 
@@ -54,7 +55,7 @@ class Stats:
             return self._rows[1]
 
     async def refresh(self, shared: Context) -> None:
-        """Read views, clicks and tracked mails after each recount, until cancelled."""
+        """Read views, clicks and delivered mails after each recount, until cancelled."""
         seen = -1
         while True:
             newest = shared.live.newest_run
@@ -65,16 +66,21 @@ class Stats:
                 self.reactions = await asyncio.to_thread(_read_reactions, shared)
                 seen = newest
             except (psycopg.Error, SentstreamError) as error:
-                log.warning("Views, clicks and tracked mails can't be read: %s", error)
+                log.warning("Views, clicks and delivered mails can't be read: %s", error)
             await asyncio.sleep(REACTIONS_EVERY)
 
 
 @router.get("/campaigns/running/stats", response_model=models.RunningStats)
 async def running_stats(request: Request, shared: Shared) -> Response:
-    """The running campaigns in the mailer's own format. The cost does not depend on the size of the queue."""
+    """The running campaigns in the mailer's own format; 503 while the counts are stale."""
     live = shared.loaded()
     stats: Stats = request.app.state.stats
     rows = await stats.rows(shared)
+    marks = live.log.marks.values()
+    if rows and (not marks or any(is_stale(mark, live.now()) for mark in marks)):
+        raise Problem(
+            503, "The counts are stale: `/api/status` says since when. Ask the mailer itself.", {"Retry-After": "2"}
+        )
     return answer(request, {"data": [_stat(row, live, stats.reactions.get(row.id, Reactions())) for row in rows]})
 
 
@@ -89,8 +95,8 @@ def _stat(row: CampaignRow, live: LiveState, reactions: Reactions) -> dict[str, 
         "status": row.status,
         "to_send": row.to_send,
         "sent": sent,
-        "started_at": time_text(row.started_at),
-        "updated_at": time_text(row.updated_at),
+        "started_at": _time_text(row.started_at),
+        "updated_at": _time_text(row.updated_at),
         "rate": round(campaign.rate) if campaign is not None else 0,
         "net_rate": _net_rate(sent, row.started_at, live.now()),
         "use_queue": bool(row.use_queue) or row.messenger == QUEUE_MESSENGER or in_queue,
@@ -102,11 +108,19 @@ def _stat(row: CampaignRow, live: LiveState, reactions: Reactions) -> dict[str, 
         "queue_cancelled": cancelled,
         "queue_total": sum(counts),
         "auto_paused": bool(row.auto_paused),
-        "auto_paused_at": time_text(row.auto_paused_at),
+        "auto_paused_at": _time_text(row.auto_paused_at),
         "views": reactions.views,
         "clicks": reactions.clicks,
-        "azure_sent": reactions.tracked,
+        "azure_sent": reactions.delivered,
     }
+
+
+def _time_text(time: datetime | None) -> str | None:
+    """As the mailer writes it: microseconds without trailing zeros, in UTC."""
+    if time is None:
+        return None
+    text = time.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
+    return (text.rstrip("0") if time.microsecond else text) + "Z"
 
 
 def _net_rate(sent: int, started_at: datetime | None, now: datetime) -> int:

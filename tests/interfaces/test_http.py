@@ -6,7 +6,8 @@ import re
 import socket
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -249,18 +250,18 @@ def test_no_recount_where_no_stream_has_ever_run(own_website: Site, counted_db: 
 def test_the_mailers_own_stats_shape(own_website: Site, counted_db: Database) -> None:
     counted_db.execute(
         "UPDATE campaigns SET started_at = now() - interval '10 minutes', use_queue = true WHERE id = 7;"
-        "INSERT INTO campaign_views (campaign_id) SELECT 7 FROM generate_series(1, 3);"
-        "INSERT INTO azure_message_tracking (azure_message_id, campaign_id, subscriber_id)"
-        " SELECT gen_random_uuid(), 7, n FROM generate_series(1, 4) n"
+        "UPDATE campaigns SET updated_at = '2026-03-01 12:00:00.123450Z' WHERE id = 7;"
     )
 
     def running() -> dict[int, dict[str, object]]:
         response = own_website.get("/api/campaigns/running/stats")
-        assert response.status_code == 200, response.text
+        if response.status_code == 503:
+            return {7: {"use_queue": None}}
         return {row["id"]: row for row in response.json()["data"]}
 
-    eventually(lambda: running()[7]["use_queue"] and running()[7]["started_at"])
-    stats = running()
+    with kept_fresh(counted_db):
+        eventually(lambda: running()[7]["use_queue"] and running()[7]["started_at"])
+        stats = running()
     assert set(stats) == {7, 10}, "running campaigns alone"
     assert list(stats[7]) == STATS.split()
     assert {name: stats[7][name] for name in ("sent", "net_rate", "queue_total", "auto_paused", "clicks")} == {
@@ -271,18 +272,71 @@ def test_the_mailers_own_stats_shape(own_website: Site, counted_db: Database) ->
         "clicks": 0,
     }
     assert (stats[10]["sent"], stats[10]["queue_total"]) == (5, 0)
+    assert stats[7]["updated_at"] == "2026-03-01T12:00:00.12345Z", "as precise as the mailer, and written as Go does"
 
 
-def test_views_and_tracked_mails_come_with_the_recount(counted_db: Database) -> None:
+@contextmanager
+def kept_fresh(db: Database) -> Iterator[None]:
+    """Nothing counts in these tests: let what was counted pass for current."""
+    stop = threading.Event()
+
+    def refresh() -> None:
+        while not stop.is_set():
+            db.execute("UPDATE sentstream.watermarks SET as_of = clock_timestamp()")
+            stop.wait(0.5)
+
+    thread = threading.Thread(target=refresh)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("how", ["as_of = now() - interval '6 s'", "as_of = now(), based = false"])
+def test_stale_stats_are_refused_so_that_a_proxy_falls_back_to_the_mailer(counted_db: Database, how: str) -> None:
+    with serve(counted_db) as site:
+
+        def answer() -> tuple[int, str]:
+            response = site.get("/api/campaigns/running/stats")
+            return response.status_code, response.headers["content-type"]
+
+        with kept_fresh(counted_db):
+            eventually(lambda: answer() == (200, "application/json"))
+        counted_db.execute(f"UPDATE sentstream.watermarks SET {how}")
+        eventually(lambda: answer() == (503, "application/problem+json"))
+        counted_db.execute("UPDATE campaigns SET status = 'paused'")
+        eventually(lambda: answer() == (200, "application/json"), 5)  # no campaign runs: nothing that could be old
+
+
+def test_stats_are_refused_where_nothing_was_ever_counted(prepared_db: Database) -> None:
+    prepared_db.execute(
+        "INSERT INTO campaigns (id, name, subject, body, status, to_send, sent)"
+        " VALUES (1, 'a', 's', 'b', 'running', 9, 0)"
+    )
+    with serve(prepared_db) as site:
+        response = site.get("/api/campaigns/running/stats")
+        assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
+        assert "Retry-After" in response.headers
+
+
+def test_views_and_delivered_mails_come_with_the_recount(counted_db: Database) -> None:
     counted_db.execute(
         "INSERT INTO campaign_views (campaign_id) SELECT 7 FROM generate_series(1, 3);"
         "INSERT INTO azure_message_tracking (azure_message_id, campaign_id, subscriber_id)"
-        " SELECT gen_random_uuid(), 7, n FROM generate_series(1, 4) n"
+        " SELECT gen_random_uuid(), 7, n FROM generate_series(1, 9) n;"
+        "INSERT INTO azure_delivery_events (azure_message_id, campaign_id, subscriber_id, status, event_timestamp)"
+        " SELECT azure_message_id, 7, subscriber_id,"
+        " CASE WHEN subscriber_id <= 4 THEN 'Delivered' ELSE 'Bounced' END, now() FROM azure_message_tracking"
     )
-    with serve(counted_db) as site:
+    with serve(counted_db) as site, kept_fresh(counted_db):
 
         def row() -> dict[str, object]:
-            return next(it for it in site.get("/api/campaigns/running/stats").json()["data"] if it["id"] == 7)
+            found = (
+                site.get("/api/campaigns/running/stats").json().get("data", [{"id": 7, "views": 0, "azure_sent": 0}])
+            )
+            return next(it for it in found if it["id"] == 7)
 
         eventually(lambda: (row()["views"], row()["azure_sent"]) == (3, 4))
 
@@ -292,7 +346,8 @@ def test_the_stats_of_a_mailer_that_lacks_columns(counted_db: Database) -> None:
         "ALTER TABLE campaigns DROP COLUMN auto_paused, DROP COLUMN auto_paused_at, DROP COLUMN use_queue;"
         "DROP TABLE campaign_views, link_clicks, azure_engagement_events, azure_delivery_events, azure_message_tracking"
     )
-    with serve(counted_db) as site:
+    with serve(counted_db) as site, kept_fresh(counted_db):
+        eventually(lambda: site.get("/api/campaigns/running/stats").status_code == 200)
         rows = site.get("/api/campaigns/running/stats").json()["data"]
     assert [(it["id"], it["auto_paused"], it["auto_paused_at"], it["views"]) for it in rows] == [
         (7, False, None, 0),

@@ -144,7 +144,7 @@ def test_news_are_the_observations_that_changed() -> None:
     assert new.as_json() == {"campaign_id": 1, "kind": "tracked", "expected": 6, "actual": 4}
 
 
-def test_views_clicks_and_tracked_mails_by_campaign(conn: Conn) -> None:
+def test_views_clicks_and_delivered_mails_by_campaign(conn: Conn) -> None:
     make_subscribers(conn, 4)
     make_campaign(conn, 1)
     make_campaign(conn, 2)
@@ -152,7 +152,12 @@ def test_views_clicks_and_tracked_mails_by_campaign(conn: Conn) -> None:
     conn.execute("INSERT INTO campaign_views (campaign_id) VALUES (1), (1), (2)")
     conn.execute("INSERT INTO link_clicks (campaign_id) VALUES (1), (NULL)")
     track(conn, 2, 4)
-    assert read_reactions(conn, "public") == {1: Reactions(2, 1, 0), 2: Reactions(1, 0, 4)}
+    conn.execute(
+        "INSERT INTO azure_delivery_events (azure_message_id, campaign_id, subscriber_id, status)"
+        " VALUES (gen_random_uuid(), 2, 1, 'Delivered'), (gen_random_uuid(), 2, 2, 'Delivered'),"
+        " (gen_random_uuid(), 2, 3, 'Bounced'), (gen_random_uuid(), NULL, 4, 'Delivered')"
+    )
+    assert read_reactions(conn, "public") == {1: Reactions(2, 1, 0), 2: Reactions(1, 0, 2)}
 
 
 def test_campaign_rows_are_those_of_the_statuses_asked_for(conn: Conn) -> None:
