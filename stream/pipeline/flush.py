@@ -32,7 +32,7 @@ def write(
     flushes: Sequence[Flush],
     on_retry: Callable[[], None] = lambda: None,
 ) -> list[FlushResult | None]:
-    """Write the flushes, in the order of their partitions; what came of each, None where it was fenced off."""
+    """Write the flushes, one a partition, in the order of the partitions; what came of each, None where it was fenced."""
     backoff = Backoff(first=0.05, most=2.0)
     while True:
         try:
@@ -53,7 +53,10 @@ def _once(store: Store, connection: psycopg.Connection[Any], flushes: Sequence[F
     if len(flushes) == 1:
         return [_fenced(store, connection, flushes[0])]
     with connection.transaction():
-        return [_fenced(store, connection, flush) for flush in flushes]
+        # two processes that write the same partitions wait for one another then, and never both
+        in_order = sorted(flushes, key=lambda flush: flush.partition)
+        results = {flush.partition: _fenced(store, connection, flush) for flush in in_order}
+    return [results[flush.partition] for flush in flushes]
 
 
 def _fenced(store: Store, connection: psycopg.Connection[Any], flush: Flush) -> FlushResult | None:
