@@ -32,7 +32,7 @@ def write(
     flushes: Sequence[Flush],
     on_retry: Callable[[], None] = lambda: None,
 ) -> list[FlushResult | None]:
-    """Write the flushes, one a partition, in the order of the partitions; what came of each, None where it was fenced."""
+    """Write the flushes, one a partition, in order of partitions; what came of each, None where it was fenced off."""
     backoff = Backoff(first=0.05, most=2.0)
     while True:
         try:

@@ -16,7 +16,7 @@ from tests.fix_postgres import Database
 from tests.kafka.in_process import kafka_shape
 from tests.postgres.running import based, running
 
-Counting = Callable[..., AbstractContextManager[None]]
+Counting = Callable[..., AbstractContextManager[object]]
 
 
 @contextmanager

@@ -23,7 +23,9 @@ def test_after_the_watermark_was_moved_from_outside_it_counts_on(db: Database, c
         at_rest(db)
         for round_ in (1, 2):
             moved = db.value("SELECT pg_current_wal_insert_lsn()::text")
-            db.execute("UPDATE sentstream.watermarks SET lsn = %s::pg_lsn, seq = 0 WHERE lsn < %s::pg_lsn", moved, moved)
+            db.execute(
+                "UPDATE sentstream.watermarks SET lsn = %s::pg_lsn, seq = 0 WHERE lsn < %s::pg_lsn", moved, moved
+            )
             for number in range(1, 5):
                 add_rows(db, number, "sent", 3)
             eventually(lambda: kept(db) == truth(db), 20)

@@ -39,6 +39,8 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 NOBODY: tuple[dict[str, str], ...] = (
     {},
     bearer("wrong"),
+    bearer(TOKEN[:-1]),
+    bearer(TOKEN + "x"),
     {"Authorization": "Bearer"},
     {"Authorization": f"Basic {TOKEN}"},
     {"Authorization": TOKEN},
@@ -88,7 +90,9 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
     assert rules.fits(TOKEN)
     assert not rules.fits("x")
     assert not rules.fits(TOKEN + "x")
-    assert len(compared) == 3
+    assert not rules.fits(TOKEN[:-1])
+    assert not rules.fits("")
+    assert len(compared) == 5
     assert {len(word) for pair in compared for word in pair} == {32}, "digests: even the length tells nothing"
 
 

@@ -86,7 +86,7 @@ def kafka_values(db: Database, bootstrap: str, partitions: int = 3) -> dict[str,
 
 
 @contextmanager
-def kafka_shape(db: Database, bootstrap: str, **values: Any) -> Iterator[None]:
+def kafka_shape(db: Database, bootstrap: str, **values: Any) -> Iterator[WorkerThread]:
     """Reader, one worker and the reconciler; entered once all partitions are based."""
     values = {**kafka_values(db, bootstrap), **values}
     settings = settings_for(db, **values)
@@ -99,7 +99,7 @@ def kafka_shape(db: Database, bootstrap: str, **values: Any) -> Iterator[None]:
         worker.start()
         try:
             based(db)
-            yield
+            yield worker
         finally:
             try:
                 reader.stop()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.future import Future
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
@@ -189,6 +190,39 @@ def test_an_end_is_durable_when_every_partition_has_everything_before_it(made: S
     ]
 
 
+def test_a_record_is_acknowledged_by_all_in_sync_replicas_once_and_in_order(made: Settings) -> None:
+    """With acks=1 a leader that dies takes away what was confirmed; without idempotence a repeated send may come twice,
+    or overtake another."""
+    with Publisher(Cluster.of(made), Names(made.kafka_topic_prefix).changes, 3, Position(10)) as publisher:
+        settings = publisher._producer.config
+        assert (settings["acks"], settings["enable_idempotence"]) in ((-1, True), ("all", True))
+
+
+def test_an_end_counts_when_all_records_before_it_are_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    futures: list[Future] = []
+
+    class Producer:
+        def __init__(self, **_settings: Any) -> None: ...
+
+        def send(self, *_: Any, **__: Any) -> Future:
+            futures.append(Future())
+            return futures[-1]
+
+        def close(self, **_: Any) -> None: ...
+
+    monkeypatch.setattr("connectors.kafka.publish.KafkaProducer", Producer)
+    with Publisher(Cluster(("k:9",)), "t", 1, Position(10)) as publisher:
+        for at in (10, 20, 30):
+            publisher.send(batch(0, at, at + 10))
+        futures[1].success(None)
+        futures[2].success(None)
+        publisher.poll()
+        assert publisher.durable == Position(10)
+        futures[0].success(None)
+        publisher.poll()
+        assert publisher.durable == Position(40)
+
+
 def test_the_last_end_is_found_behind_poison(made: Settings) -> None:
     topic = Names(made.kafka_topic_prefix).changes
     cluster = Cluster.of(made)
@@ -277,6 +311,20 @@ def test_lag_has_offsets_and_the_age_of_the_record_that_waits(made: Settings) ->
     back = next(it for it in reader.read() if it.partition == 1)
     assert back.verdict is LagVerdict.REWIND
     consumer.close()
+    reader.close()
+
+
+def test_where_nothing_was_ever_committed_the_lag_is_not_known(made: Settings) -> None:
+    """Which is not 0: nothing has been applied."""
+    names = Names(made.kafka_topic_prefix)
+    cluster = Cluster.of(made)
+    with Publisher(cluster, names.changes, 3, Position(0)) as publisher:
+        publisher.send(batch(1, 0, 10))
+        assert publisher.drain(20)
+    reader = LagReader(cluster, names.group, names.changes, window=3, allowed=1)
+    line = next(it for it in reader.read() if it.partition == 1)
+    assert (line.log_end_offset, line.current_offset, line.lag, line.seconds) == (1, None, None, None)
+    assert (line.json()["lag"], line.json()["seconds"], line.verdict) == (None, None, LagVerdict.UNKNOWN)
     reader.close()
 
 

@@ -112,6 +112,18 @@ def test_a_slot_near_its_end_and_one_that_is_lost(db: Database) -> None:
     eventually(lambda: findings(db) == {})
 
 
+def test_a_slot_that_holds_half_of_what_it_may_is_told(db: Database) -> None:
+    """Long before the server's limit is reached, and far below what is too much without a limit."""
+    run_fix(db, "ALTER SYSTEM SET max_slot_wal_keep_size = '32MB'; SELECT pg_reload_conf();")
+    eventually(lambda: "max_slot_wal_keep_size" in findings(db))
+    for _ in range(2):
+        assert "slot_disk" not in findings(db)
+        db.execute("SELECT pg_logical_emit_message(true, 'x', repeat('y', 9000000))")
+    finding = findings(db)["slot_disk"]
+    assert finding.severity == "warning"
+    assert "of 32 MB allowed" in finding.finding
+
+
 @pytest.mark.parametrize("value", ["*", "ANY 1 (somebody, *)", '"sentstream reader"', "FIRST 2 (Sentstream, real)"])
 def test_a_flush_that_would_wait_for_its_own_reader(db: Database, value: str) -> None:
     """The session that sets it commits locally: any other would hang by now."""

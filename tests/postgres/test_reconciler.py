@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -670,16 +671,22 @@ def test_the_pause_with_the_stream_stopped(db: Database, conn: Connection) -> No
     settings = settings_for(db)
     reconciler = Reconciler(lambda: settings, wall=clock.wall, seconds=clock.seconds)
     sent_by: dict[float, dict[int, int]] = {}
+    counted_at: dict[int, int] = {}
     for second in range(-20, 80):
         clock.now = CLOSING + timedelta(seconds=second)
         send(db, 1 + second % 2, 1)
         reconciler.poll(conn)
+        for run in reports.read_runs(conn, limit=100):
+            if run.trigger == "before_pause":
+                counted_at.setdefault(run.run_id, second)
         sent_by[second] = {campaign: counts[SENT] for campaign, counts in truth(db).items()}
         if 0 <= second <= 75:
             for campaign, number in shown(db).items():
                 assert sent_by[second - 15][campaign] <= number <= sent_by[second][campaign], second
     runs = [run for run in reports.read_runs(conn, limit=100) if run.trigger == "before_pause"]
     assert 7 <= len(runs) <= 14
+    times = sorted(counted_at.values())
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 8, "twice between two repetitions"
     with running(db):
         at_rest(db)
         eventually(lambda: not reports.read_open(conn), 20)

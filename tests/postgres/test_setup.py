@@ -310,8 +310,9 @@ def test_a_slot_that_stands_before_the_publication_is_made_again(mailer_db: Data
     prepare(db, part="replication")
     assert missing(db).done
     db.execute("SELECT pg_logical_emit_message(true, 'x', 'y')")
-    assert db.value(
-        "SELECT count(*) >= 0 FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1', "
+    # a slot from before the publication fails here
+    db.execute(
+        "SELECT FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1', "
         "'publication_names', 'sentstream')",
         db.slot,
     )

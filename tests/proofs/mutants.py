@@ -24,7 +24,7 @@ from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from stream.demo.private_postgres import PrivateServer
 from tests.proofs.mutation.mutant import Mutant
 from tests.proofs.mutation.places import Code, PlaceError
-from tests.proofs.mutation.rules import MUTANTS
+from tests.proofs.mutation.rules import GROUPS, MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 _COPIED = ("stream", "connectors", "tests", "pyproject.toml", "benchmarks", "docs")
@@ -116,14 +116,15 @@ def _servers(mutants: Sequence[Mutant]) -> Iterator[dict[str, str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only those that need no server")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only those with this in their rule, place or tests")
+    parser.add_argument("--group", choices=GROUPS, help="only those of this group")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="only those with this in their rule, place or tests; repeatable"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many to try at once (default: 2)")
     given = parser.parse_args()
-    chosen = [
-        m
-        for m in MUTANTS
-        if (m.quick or not given.quick) and any(given.only in text for text in (m.rule, m.place, m.tests))
-    ]
+    chosen = [mutant for mutant in GROUPS.get(given.group, MUTANTS) if mutant.quick or not given.quick]
+    if given.only:
+        chosen = [m for m in chosen if any(it in text for it in given.only for text in (m.rule, m.place, m.tests))]
     began = time.monotonic()
     held = 0
     with (

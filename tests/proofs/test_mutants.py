@@ -50,6 +50,7 @@ def mutated(code: Path, place: str, change: changes.Change) -> str:
         ("put", changes.always("... > LIMIT"), "if True:"),
         ("Box", changes.negated("n > LIMIT"), "if not n > LIMIT:"),
         ("put", changes.swap("return min(...,...,key=abs)", "return 7"), "return 7"),
+        ("put", changes.swap("if n > LIMIT: ...", "n = 3"), "n = 3"),
         ("put", changes.keyword("min", "key", None), "min(n, LIMIT)"),
         ("put", changes.keyword("min", "key", "len"), "min(n, LIMIT, key=len)"),
         ("put", changes.body("return n"), "def put(self, n: int) -> int:\n        return n"),

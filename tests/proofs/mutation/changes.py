@@ -1,4 +1,5 @@
-"""What a mutant does to the syntax tree of its place. Patterns are written as code; ``...`` matches any expression.
+"""What a mutant does to the syntax tree of its place. Patterns are written as code; ``...`` matches any expression,
+or a whole body.
 
 =========================  ========================================================================================
 `drop(statement)`          the statement is left out
@@ -138,19 +139,25 @@ def _parse(code: str) -> ast.AST:
 
 
 def _matches(pattern: object, node: object) -> bool:
-    if isinstance(pattern, ast.Constant) and pattern.value is ...:
+    if _is_any(pattern):
         return isinstance(node, ast.expr)
     if isinstance(pattern, ast.AST):
         return type(pattern) is type(node) and all(
             name in _ASIDE or _matches(value, getattr(node, name, None)) for name, value in ast.iter_fields(pattern)
         )
     if isinstance(pattern, list):
+        if len(pattern) == 1 and isinstance(pattern[0], ast.Expr) and _is_any(pattern[0].value):
+            return isinstance(node, list)  # a body
         return (
             isinstance(node, list)
             and len(pattern) == len(node)
             and all(_matches(one, other) for one, other in zip(pattern, node, strict=True))
         )
     return type(pattern) is type(node) and pattern == node
+
+
+def _is_any(pattern: object) -> bool:
+    return isinstance(pattern, ast.Constant) and pattern.value is ...
 
 
 #: whether an expression is read or written, and how a string was written, says its place

@@ -9,6 +9,9 @@ from pathlib import Path
 from tests.proofs.mutation.changes import Change
 from tests.proofs.mutation.places import Code
 
+#: tests outside of tests/core that need no server
+_ALSO_QUICK = ("tests/ops/test_counting_metrics.py", "tests/interfaces/test_live_state.py")
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -23,7 +26,7 @@ class Mutant:
     @property
     def quick(self) -> bool:
         """Whether no server is needed to notice it."""
-        return self.tests.startswith(("tests/core", "-m "))
+        return self.tests.startswith(("tests/core/", "-m ")) or self.tests in _ALSO_QUICK
 
     def source(self, code: Code) -> tuple[Path, str]:
         """The file that holds the place, and its text with the rule taken out. `PlaceError` where it isn't there."""

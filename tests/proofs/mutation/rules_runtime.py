@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from tests.proofs.mutation.changes import drop, sql, swap
+from tests.proofs.mutation.changes import body, drop, keyword, never, sql, swap
 from tests.proofs.mutation.mutant import Mutant
+
+_STORE = "tests/postgres/test_store.py"
+_WAL = "tests/postgres/test_wal_reader.py"
+_TOPICS_ACKS = "tests/kafka/test_topics.py::test_a_record_is_acknowledged_by_all_in_sync_replicas_once_and_in_order"
+_REFUSED = f"{_STORE}::test_a_flush_from_another_place_than_the_watermark_is_refused_whole"
+
+#: faults that were tried and are none, each with the reason
+NO_FAULT = {
+    "DUE without ORDER BY: counters are locked with SKIP LOCKED, so a flush that holds some never waits for another": (
+        "flush_statements.DUE"
+    ),
+    "partitions are kept from a revocation to the assignment that follows it: that one gives up what it does not name, "
+    "and until then the watermark fences": "Worker._on_revoked",
+}
 
 RUNTIME = (
     Mutant(
@@ -43,10 +57,24 @@ RUNTIME = (
         "tests/postgres/test_limits.py::test_it_stops_loudly_instead_of_counting_wrongly",
     ),
     Mutant(
-        "only what is flushed is confirmed",
+        "the session confirms after the write",
         "Session._flush",
-        swap("self._reader.confirm(flush.position.lsn)", "self._reader.confirm(flush.position.lsn + (1 << 40))"),
-        "tests/postgres/test_faults.py::test_kill_9_at_random_under_load",
+        swap(
+            "(result,) = write(..., ..., ..., ...)",
+            "if True:\n"
+            "    self._reader.confirm(flush.position.lsn)\n"
+            "    (result,) = write(self._store, connection, [flush])",
+        ),
+        "tests/postgres/test_confirming.py",
+    ),
+    Mutant(
+        "only what is confirmed is told to the server, not what was received",
+        "WalReader._tell",
+        swap(
+            "source.feedback(self._received, self._confirmed, ask=ask)",
+            "source.feedback(self._received, self._received, ask=ask)",
+        ),
+        "tests/postgres/test_confirming.py",
     ),
     Mutant(
         "FULL and a column list never meet",
@@ -59,5 +87,133 @@ RUNTIME = (
         "Publisher.durable",
         swap("min(...)", "max(lane.durable for lane in self._lanes)"),
         "tests/kafka/test_topics.py::test_an_end_is_durable_when_every_partition_has_everything_before_it",
+    ),
+    Mutant(
+        "the swap compares the epoch",
+        "flush_statements.CAS",
+        sql("AND epoch = %s::bigint", "AND (true OR epoch = %s::bigint)"),
+        _REFUSED,
+    ),
+    Mutant(
+        "the swap compares the sequence number",
+        "flush_statements.CAS",
+        sql("AND seq = %s::bigint", "AND (true OR seq = %s::bigint)"),
+        _REFUSED,
+    ),
+    Mutant(
+        "a session that was fenced off loads again",
+        "Session._flush",
+        swap("if result is None: ...", "if result is None: return"),
+        "tests/contract/test_fencing.py -k embedded",
+    ),
+    Mutant(
+        "a worker's partition that was fenced off is loaded again",
+        "Worker._flush",
+        drop("self._again(fenced)"),
+        "tests/contract/test_fencing.py -k kafka",
+    ),
+    Mutant(
+        "our lock on a campaign holds up no insert into the queue",
+        "flush_statements.DUE",
+        sql("FOR NO KEY UPDATE OF c SKIP LOCKED", "FOR UPDATE OF c SKIP LOCKED"),
+        f"{_STORE}::test_a_flush_holds_up_no_queueing",
+    ),
+    Mutant(
+        "an epoch begins by compare",
+        "Store.begin_epoch",
+        never("... != ..."),
+        f"{_STORE}::test_an_epoch_does_not_begin_where_another_reader_moved_the_watermarks",
+    ),
+    Mutant(
+        "a flush is on disk when it has committed",
+        "FlushWriter.write",
+        drop("connection.execute('SET LOCAL synchronous_commit = on')"),
+        f"{_STORE}::test_a_flush_is_on_disk_whatever_the_databases_default_says",
+    ),
+    Mutant(
+        "a flush is tried again after a deadlock",
+        "AGAIN",
+        swap("pg.DeadlockDetected", "pg.SerializationFailure"),
+        f"{_STORE}::test_after_a_deadlock_the_same_flush_is_tried_again",
+    ),
+    Mutant(
+        "a flush is tried again after a lock timeout",
+        "AGAIN",
+        swap("pg.LockNotAvailable", "pg.SerializationFailure"),
+        f"{_STORE}::test_after_a_lock_timeout_the_same_flush_is_tried_again",
+    ),
+    Mutant(
+        "several flushes take their partitions in order",
+        "pipeline.flush._once",
+        swap("sorted(...,key=...)", "flushes"),
+        f"{_STORE}::test_several_flushes_take_their_partitions_in_order",
+    ),
+    Mutant(
+        "a record counts when all in-sync replicas have it",
+        "Publisher.__init__",
+        keyword("KafkaProducer", "acks", "1"),
+        _TOPICS_ACKS,
+    ),
+    Mutant(
+        "a record is sent once and in order",
+        "Publisher.__init__",
+        keyword("KafkaProducer", "enable_idempotence", "False"),
+        _TOPICS_ACKS,
+    ),
+    Mutant(
+        "an end counts when all records before it are acknowledged",
+        "Publisher.poll",
+        body(
+            """
+            for number, lane in enumerate(self._lanes):
+                for it in [it for it in lane.waiting if it[0].is_done]:
+                    lane.waiting.remove(it)
+                    self.in_flight -= it[2]
+                    lane.durable = it[1]
+            """
+        ),
+        "tests/kafka/test_topics.py::test_an_end_counts_when_all_records_before_it_are_acknowledged",
+    ),
+    Mutant(
+        "what another worker takes is given up",
+        "Worker._give_up",
+        body("return"),
+        "tests/kafka/test_worker.py::test_what_another_worker_takes_is_given_up",
+    ),
+    Mutant(
+        "a record is acknowledged when it is written",
+        "Worker._take",
+        swap("self.state.records += 1", "if True:\n    self.state.records += 1\n    self._acknowledge([record])"),
+        "tests/kafka/test_worker.py::test_nothing_is_acknowledged_that_is_not_written",
+    ),
+    Mutant(
+        "after catching up the slot moves to what is confirmed, not to what was received",
+        "Catchup.feedback",
+        body("self._confirmed = max(self._confirmed, received)"),
+        f"{_WAL}::test_after_catching_up_the_slot_stands_where_was_confirmed_and_not_where_was_read",
+    ),
+    Mutant(
+        "the index is made beside the mailer's writes",
+        "plan._index",
+        sql("CREATE UNIQUE INDEX CONCURRENTLY", "CREATE UNIQUE INDEX"),
+        "tests/postgres/test_setup_beside_writers.py",
+    ),
+    Mutant(
+        "a server that says nothing is left",
+        "WalReader.read",
+        never("now - self._heard_at > SILENCE and not self.catching_up"),
+        f"{_WAL}::test_a_server_that_says_nothing_is_left",
+    ),
+    Mutant(
+        "transactions are remembered for as long as a recount may last",
+        "wal_options",
+        swap("settings.recount_timeout + settings.recount_lock_timeout", "0.0"),
+        f"{_WAL}::test_a_recount_that_takes_its_time_can_still_be_compared",
+    ),
+    Mutant(
+        "a closing window is counted twice between two repetitions",
+        "Reconciler._look_at_window",
+        swap("now + HALFWAY if closing is not None and not up else None", "None"),
+        "tests/postgres/test_reconciler.py::test_the_pause_with_the_stream_stopped",
     ),
 )
