@@ -70,7 +70,7 @@ def test_what_another_worker_takes_is_given_up(mailer_db: Database, kafka: Kafka
         second = WorkerThread(settings_for(db, **kafka_values(db, kafka.bootstrap)))
         second.start()
         try:
-            eventually(lambda: second.worker is not None and held(second)[0] and held(first)[0] < PARTITIONS, 40)
+            eventually(lambda: second.worker is not None and held(second)[0] and held(first)[0] < PARTITIONS, 20)
             for number in range(1, 7):
                 add_rows(db, number, "sent", 2)
             at_rest(db)

@@ -45,7 +45,7 @@ def test_runs_verdicts_drifts_failures_and_raises_are_counted() -> None:
     assert sums(metrics.families) == {}
     now = datetime(2026, 11, 28, tzinfo=timezone.utc)
     run = Run(1, "start", "test", "sealed", now, "0/1", "1:1:", 1, "keep", "1", 500.0, 5, tally=Tally(2, 1, 0, 0, 3))
-    drift = Ruled(7, "drift", "gap", None, None, None, True)
+    drift = Ruled(7, "drift", now, "gap")
     metrics.observe(Report(run, (drift,)))
     metrics.failed()
     metrics.raised(4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -144,7 +144,7 @@ def test_after_a_deadlock_the_same_flush_is_tried_again(
             other.execute("SELECT 1 FROM sentstream.watermarks WHERE partition = 0 FOR UPDATE")
 
     with ThreadPoolExecutor(1) as pool:
-        tasks = []
+        tasks: list[Future[None]] = []
 
         def once() -> None:
             if not tasks:
@@ -164,9 +164,13 @@ def test_after_a_lock_timeout_the_same_flush_is_tried_again(
     partition: Database, conn: Connection, other: Connection
 ) -> None:
     conn.execute("SET lock_timeout = '50ms'")
+
+    def release() -> None:
+        other.execute("COMMIT")
+
     other.execute("BEGIN")
     other.execute("SELECT 1 FROM sentstream.watermarks WHERE partition = 0 FOR UPDATE")
-    (result,) = write(Store(), conn, [flush()], lambda: other.execute("COMMIT") and None)
+    (result,) = write(Store(), conn, [flush()], release)
     assert isinstance(result, FlushResult)
     assert shown(partition) == {1: 3}
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from tests.proofs.mutation.changes import body, drop, keyword, never, sql, swap
 from tests.proofs.mutation.mutant import Mutant
 
-_STORE = "tests/postgres/test_store.py"
+_FLUSH = "tests/postgres/test_flush.py"
 _WAL = "tests/postgres/test_wal_reader.py"
 _TOPICS_ACKS = "tests/kafka/test_topics.py::test_a_record_is_acknowledged_by_all_in_sync_replicas_once_and_in_order"
-_REFUSED = f"{_STORE}::test_a_flush_from_another_place_than_the_watermark_is_refused_whole"
+_REFUSED = f"{_FLUSH}::test_a_flush_from_another_place_than_the_watermark_is_refused_whole"
 
 #: faults that were tried and are none, each with the reason
 NO_FAULT = {
     "DUE without ORDER BY: counters are locked with SKIP LOCKED, so a flush that holds some never waits for another": (
         "flush_statements.DUE"
     ),
-    "partitions are kept from a revocation to the assignment that follows it: that one gives up what it does not name, "
-    "and until then the watermark fences": "Worker._on_revoked",
+    "partitions are kept from a revocation to the assignment that follows it: that one gives up all that it does not "
+    "name, and until then the watermark fences": "Worker._on_revoked",
 }
 
 RUNTIME = (
@@ -108,45 +108,45 @@ RUNTIME = (
     ),
     Mutant(
         "a worker's partition that was fenced off is loaded again",
-        "Worker._flush",
-        drop("self._again(fenced)"),
+        "Flusher.flush",
+        drop("self._loader.again(fenced)"),
         "tests/contract/test_fencing.py -k kafka",
     ),
     Mutant(
         "our lock on a campaign holds up no insert into the queue",
         "flush_statements.DUE",
         sql("FOR NO KEY UPDATE OF c SKIP LOCKED", "FOR UPDATE OF c SKIP LOCKED"),
-        f"{_STORE}::test_a_flush_holds_up_no_queueing",
+        f"{_FLUSH}::test_a_flush_holds_up_no_queueing",
     ),
     Mutant(
         "an epoch begins by compare",
         "Store.begin_epoch",
         never("... != ..."),
-        f"{_STORE}::test_an_epoch_does_not_begin_where_another_reader_moved_the_watermarks",
+        f"{_FLUSH}::test_an_epoch_does_not_begin_where_another_reader_moved_the_watermarks",
     ),
     Mutant(
         "a flush is on disk when it has committed",
         "FlushWriter.write",
         drop("connection.execute('SET LOCAL synchronous_commit = on')"),
-        f"{_STORE}::test_a_flush_is_on_disk_whatever_the_databases_default_says",
+        f"{_FLUSH}::test_a_flush_is_on_disk_whatever_the_databases_default_says",
     ),
     Mutant(
         "a flush is tried again after a deadlock",
         "AGAIN",
         swap("pg.DeadlockDetected", "pg.SerializationFailure"),
-        f"{_STORE}::test_after_a_deadlock_the_same_flush_is_tried_again",
+        f"{_FLUSH}::test_after_a_deadlock_the_same_flush_is_tried_again",
     ),
     Mutant(
         "a flush is tried again after a lock timeout",
         "AGAIN",
         swap("pg.LockNotAvailable", "pg.SerializationFailure"),
-        f"{_STORE}::test_after_a_lock_timeout_the_same_flush_is_tried_again",
+        f"{_FLUSH}::test_after_a_lock_timeout_the_same_flush_is_tried_again",
     ),
     Mutant(
         "several flushes take their partitions in order",
         "pipeline.flush._once",
         swap("sorted(...,key=...)", "flushes"),
-        f"{_STORE}::test_several_flushes_take_their_partitions_in_order",
+        f"{_FLUSH}::test_several_flushes_take_their_partitions_in_order",
     ),
     Mutant(
         "a record counts when all in-sync replicas have it",
@@ -176,14 +176,14 @@ RUNTIME = (
     ),
     Mutant(
         "what another worker takes is given up",
-        "Worker._give_up",
-        body("return"),
+        "Assignment.revoke",
+        drop("self._held.pop(number).revoked = True"),
         "tests/kafka/test_worker.py::test_what_another_worker_takes_is_given_up",
     ),
     Mutant(
         "a record is acknowledged when it is written",
-        "Worker._take",
-        swap("self.state.records += 1", "if True:\n    self.state.records += 1\n    self._acknowledge([record])"),
+        "Worker._applied",
+        swap("state.records += 1", "if True:\n    state.records += 1\n    record.token.ack()"),
         "tests/kafka/test_worker.py::test_nothing_is_acknowledged_that_is_not_written",
     ),
     Mutant(
