@@ -79,12 +79,10 @@ def test_a_worker_restarted_under_its_name_goes_on_and_the_others_are_untouched(
     session time-out to start, the member is missed, and it is tried again."""
     running(shape, workers=2)
     _, first, second = shape.roles
-    for _ in range(4):
+    in_time = False
+    while not in_time:
         eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 60, every=0.5)
-        if restarted_in_time(shape, first, second):
-            break
-    else:
-        pytest.skip("this machine is too busy: Python took longer than five seconds to start, four times")
+        in_time = restarted_in_time(shape, first, second)
     proved(shape)
 
 

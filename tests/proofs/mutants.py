@@ -125,6 +125,8 @@ def main() -> int:
     chosen = [mutant for mutant in GROUPS.get(given.group, MUTANTS) if mutant.quick or not given.quick]
     if given.only:
         chosen = [m for m in chosen if any(it in text for it in given.only for text in (m.rule, m.place, m.tests))]
+    if not chosen:
+        parser.error("no such mutant")
     began = time.monotonic()
     held = 0
     with (

@@ -1,0 +1,27 @@
+"""Another history of the log, in both modes: positions can't be compared, so a new epoch begins with a baseline."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.conftest import Counting
+from tests.fix_postgres import Database
+from tests.postgres.running import add_campaign, add_rows, at_rest, kept, prepared, truth
+from tests.waiting import eventually
+
+
+@pytest.mark.parametrize("other", ["lsn = 'FFFF/0'", "timeline = 77"])
+def test_a_log_whose_positions_cannot_be_compared_begins_an_epoch(
+    mailer_db: Database, counting: Counting, other: str
+) -> None:
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=3, sent_rows=4)
+    with counting(db):
+        at_rest(db)
+        before = db.value("SELECT max(epoch) FROM sentstream.watermarks")
+    db.execute(f"UPDATE sentstream.watermarks SET {other}")
+    add_rows(db, 1, "sent", 7)
+    with counting(db):
+        eventually(lambda: kept(db) == truth(db), 20)
+        at_rest(db)
+        assert db.value("SELECT min(epoch) FROM sentstream.watermarks") > before
