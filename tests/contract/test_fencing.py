@@ -28,7 +28,7 @@ def test_after_the_watermark_was_moved_from_outside_it_counts_on(db: Database, c
             )
             for number in range(1, 5):
                 add_rows(db, number, "sent", 3)
-            eventually(lambda: kept(db) == truth(db), 20)
+            eventually(lambda: kept(db) == truth(db), 12)
             at_rest(db)
             assert shown(db) == {number: number + 3 * round_ for number in range(1, 5)}
     causes = {row[0] for row in db.execute("SELECT cause FROM sentstream.verdicts WHERE cause IS NOT NULL")}

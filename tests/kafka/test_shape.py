@@ -102,8 +102,13 @@ def test_a_reader_that_dies_at(shape: Shape, place: str) -> None:
     proved(shape)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["after_commit", "after_swap", "before_flush", "before_commit"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after_commit",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("after_swap", "before_flush", "before_commit")),
+    ],
+)
 def test_a_worker_that_dies_at(shape: Shape, place: str) -> None:
     running(shape)
     shape.roles[1].stop()

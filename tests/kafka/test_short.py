@@ -1,5 +1,7 @@
-"""Promises of the Kafka mode in a few seconds each: roles are threads of the test. Their long forms, with processes that
-are killed, stand in the files beside this one and run in ``make test-more``."""
+"""Promises of the Kafka mode in a few seconds each: roles are threads of the test.
+
+Their long forms, with processes that are killed, stand in the files beside this one and run in ``make test-more``.
+"""
 
 from __future__ import annotations
 

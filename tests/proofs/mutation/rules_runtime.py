@@ -126,8 +126,8 @@ RUNTIME = (
     ),
     Mutant(
         "a flush is on disk when it has committed",
-        "FlushWriter.write",
-        drop("connection.execute('SET LOCAL synchronous_commit = on')"),
+        "FlushWriter",
+        sql("SET LOCAL synchronous_commit = on", "SET LOCAL synchronous_commit = off"),
         f"{_FLUSH}::test_a_flush_is_on_disk_whatever_the_databases_default_says",
     ),
     Mutant(
@@ -212,7 +212,7 @@ RUNTIME = (
     ),
     Mutant(
         "a closing window is counted twice between two repetitions",
-        "Reconciler._look_at_window",
+        "Reconciler",
         swap("now + HALFWAY if closing is not None and not up else None", "None"),
         "tests/postgres/test_reconciler.py::test_the_pause_with_the_stream_stopped",
     ),
