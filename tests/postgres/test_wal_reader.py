@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
@@ -79,9 +80,19 @@ def test_a_recount_that_takes_its_time_can_still_be_compared(
         eventually(lambda: db.value(waits, conn.info.backend_pid))
         add_rows(db, 1, "sent", 3)
         eventually(lambda: kept(db) == truth(db))
-        seen: set[object] = set()
-        eventually(lambda: seen.update(db.execute(asked, db.name)) or len(seen) >= 4)
+        eventually(_different(lambda: db.execute(asked, db.name), 4))
         holder.rollback()
         run = counting.result(20)
         answer = "SELECT conclusive, drift FROM sentstream.answers WHERE run_id = %s"
         assert eventually(lambda: db.execute(answer, run.run_id)) == [(True, 0)]
+
+
+def _different(ask: Callable[[], list[tuple[Any, ...]]], least: int) -> Callable[[], bool]:
+    """A probe: whether so many different rows were seen by now."""
+    seen: set[tuple[Any, ...]] = set()
+
+    def probe() -> bool:
+        seen.update(ask())
+        return len(seen) >= least
+
+    return probe
