@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -16,3 +17,9 @@ settings.load_profile("sentstream")
 def pytest_xdist_auto_num_workers() -> int:
     """``-n auto``: most tests wait most of the time, for a server or for another process."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background, or a CI, ignores Ctrl-C, and so would every process that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

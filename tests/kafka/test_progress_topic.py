@@ -51,7 +51,7 @@ def printed(language: str, holds: str, shape: Shape) -> str:
     return block.replace("BROKER", servers).replace("sentstream.progress", shape.names.progress)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_kcat_as_documented_shows_the_newest_progress_of_a_campaign(counted: Shape) -> None:
     assert shutil.which("kcat"), "kcat is not installed: .ci/run installs it (Debian's package kcat)"
     command = printed("", "kcat", counted)

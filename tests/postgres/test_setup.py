@@ -99,7 +99,8 @@ def test_setup_goes_on_where_it_stopped(mailer_db: Database) -> None:
     assert differences(mailer_db) == set()
 
 
-@pytest.mark.versions(15, 16)
+@pytest.mark.system
+@pytest.mark.versions
 def test_the_dry_run_applied_by_psql_gives_the_same(make_database: Callable[..., Database]) -> None:
     ours, theirs = make_database(mailer=True), make_database(mailer=True)
     role = theirs.role("LOGIN REPLICATION")  # goes with the database that is dropped last

@@ -145,6 +145,7 @@ def test_an_obstacle_is_told_with_its_fix_and_exit_code_1(sentstream: Terminal) 
     assert sentstream("setup", "--dry-run") == 1
 
 
+@pytest.mark.system
 def test_the_dry_run_of_each_part_goes_through_psql(sentstream: Terminal) -> None:
     """As `sentstream setup --dry-run | psql`."""
     psql = next(found.bindir / "psql" for found in find_installations() if (found.bindir / "psql").exists())
