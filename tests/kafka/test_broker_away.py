@@ -53,6 +53,7 @@ def test_a_publisher_that_closes_with_records_in_flight_hides_no_error_and_leave
     eventually(lambda: not set(threading.enumerate()) - before, 20)
 
 
+@pytest.mark.slow
 def test_roles_started_while_the_broker_is_away_wait_and_say_so(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:
@@ -71,6 +72,7 @@ def test_roles_started_while_the_broker_is_away_wait_and_say_so(
         eventually(lambda: ready(port) == 200, 30)  # noqa: B023
 
 
+@pytest.mark.slow
 def test_readiness_says_that_the_broker_is_away(
     make_shape: Callable[..., Shape], mailer_db: Database, private_kafka: PrivateKafka
 ) -> None:
