@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,32 +61,34 @@ class Debezium:
             s.session.execute("CREATE SEQUENCE bench_ids CACHE 1")
             s.set_up()
             s.session.execute("SELECT pg_create_logical_replication_slot('reader', 'pgoutput')")
-            self._make_topic()
-            with tempfile.TemporaryDirectory() as folder:
-                process = self._start(Path(folder), s)
-                try:
-                    until(lambda: s.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'reader'"), 120)
-                    s.pgbench(SEND, seconds, clients=4, rate=rate)
-                    sent = int(s.value("SELECT count(*) FROM email_queue WHERE status = 'sent'"))
-                    stamps = self._stamps(sent, process)
-                finally:
-                    process.kill()
-                    process.wait()
-            commits = [
-                row[0]
-                for row in s.session.execute(
-                    "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM email_queue"
-                    " WHERE status = 'sent' ORDER BY 1"
-                )
-            ]
-        # one record a commit, in the order of the commits
-        waits = [stamp - 1000 * at for stamp, at in zip(stamps, commits, strict=True)]
+            began = s.value("SELECT clock_timestamp()")
+            with self.running(s):
+                until(lambda: s.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'reader'"), 120)
+                s.pgbench(SEND, seconds, clients=4, rate=rate)
+                waits = self.waits(s.commits_since(began))
         return {
             "changes": len(waits),
             "p50_ms": round(percentile(waits, 50), 1),
             "p99_ms": round(percentile(waits, 99), 1),
             "max_ms": round(max(waits), 1),
         }
+
+    @contextmanager
+    def running(self, s: Scene) -> Iterator[subprocess.Popen[bytes]]:
+        """At work on the slot ``reader`` of that server, on a topic of its own, until the block ends."""
+        self._make_topic()
+        with tempfile.TemporaryDirectory() as folder:
+            self._process = self._start(Path(folder), s)
+            try:
+                yield self._process
+            finally:
+                self._process.kill()
+                self._process.wait()
+
+    def waits(self, commits: Sequence[float]) -> list[float]:
+        """Milliseconds from each commit (seconds since 1970, in order) to its record; one record a commit."""
+        stamps = self._stamps(len(commits), self._process)
+        return [stamp - 1000 * at for stamp, at in zip(stamps, commits, strict=True)]
 
     def _stamps(self, records: int, process: subprocess.Popen[bytes]) -> list[int]:
         """Milliseconds since 1970 at which the broker appended each record."""

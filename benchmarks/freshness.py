@@ -53,17 +53,12 @@ def measure(rate: int, seconds: float, **settings: Any) -> dict[str, Any]:
             poller = threading.Thread(target=_poll, args=(s.url, seen, stop))
             poller.start()
             threading.Thread(target=_weigh, args=(child.pid, memory, stop), daemon=True).start()
+            began = s.value("SELECT clock_timestamp()")
             figures = s.pgbench(SEND, seconds, clients=4, rate=rate)
             until(lambda: s.value("SELECT sent FROM campaigns") == _sent(s))
             stop.set()
             poller.join()
-        commits = [
-            row[0]
-            for row in s.session.execute(
-                "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM email_queue"
-                " WHERE status = 'sent' ORDER BY 1"
-            )
-        ]
+        commits = s.commits_since(began)
     numbers = [number for _, number in seen]
     waits = [1000 * (seen[bisect_left(numbers, k)][0] - at) for k, at in enumerate(commits, 1)]
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,33 @@ class Scene:
     @contextmanager
     def sentstream(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
         """`sentstream run` (or another command) until the block ends."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SENTSTREAM_")}
-        given = {"database_url": self.url, "http_listen": "off", **settings}
-        environment |= {f"SENTSTREAM_{name.upper()}": str(value) for name, value in given.items()}
-        log = Path(tempfile.gettempdir()) / f"sentstream-bench-{os.getpid()}.log"
-        with log.open("ab") as out:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "stream.cli", *(arguments or ("run",))], env=environment, stdout=out, stderr=out
-            )
+        child = self.start_sentstream(*arguments, **settings)
         try:
             yield child
         finally:
             child.terminate()
             child.wait(30)
+
+    def start_sentstream(self, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
+        """`sentstream run` (or another command); the caller ends it."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SENTSTREAM_")}
+        given = {"database_url": self.url, "http_listen": "off", **settings}
+        environment |= {f"SENTSTREAM_{name.upper()}": str(value) for name, value in given.items()}
+        log = Path(tempfile.gettempdir()) / f"sentstream-bench-{os.getpid()}.log"
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "stream.cli", *(arguments or ("run",))], env=environment, stdout=out, stderr=out
+            )
+
+    def commits_since(self, moment: datetime) -> list[float]:
+        """Commit times of the rows that turned `sent` since, in seconds since 1970, in order; the server must run with
+        track_commit_timestamp."""
+        rows = self.session.execute(
+            "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM email_queue"
+            " WHERE status = 'sent' AND sent_at >= %s::timestamptz ORDER BY 1",
+            (moment,),
+        ).fetchall()
+        return [row[0] for row in rows]
 
     def recvlogical(self, *options: str) -> list[str]:
         """The command that reads a fresh copy of the slot, `reader`, made here and dropped by `drop_reader`."""
@@ -96,7 +112,7 @@ class Scene:
         self.session.execute("SELECT pg_drop_replication_slot('reader')")
 
     def pgbench(self, script: str, seconds: float, clients: int = 2, rate: int = 0) -> dict[str, float]:
-        """Run ``script`` for so long: ``tps``, and ``median`` and ``p99`` of its latency in ms."""
+        """Run ``script`` for so long: ``tps``; ``median`` and ``p99`` of its latency in ms; CPU seconds of pgbench."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "script.sql"
             file.write_text(script)
@@ -115,9 +131,12 @@ class Scene:
             ]
             words += ["-R", str(rate)] if rate else []
             words += ["-l", f"--log-prefix={folder}/log"]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             result = subprocess.run(
                 [str(self.server.program("pgbench")), *words, self.url], capture_output=True, text=True, check=True
             )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             latencies = [
                 # with -R the log's time includes the wait behind the schedule, and the lag is the last column
                 (int(fields[2]) - (int(fields[6]) if len(fields) > 6 else 0)) / 1000
@@ -126,7 +145,7 @@ class Scene:
                 if fields[2].isdigit()
             ]
         tps = next(float(x.split("=")[1].split()[0]) for x in result.stdout.splitlines() if x.startswith("tps"))
-        return {"tps": tps, "median": statistics.median(latencies), "p99": percentile(latencies, 99)}
+        return {"tps": tps, "median": statistics.median(latencies), "p99": percentile(latencies, 99), "cpu": cpu}
 
 
 @contextmanager
