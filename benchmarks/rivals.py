@@ -263,6 +263,24 @@ def _sent(s: Scene) -> int:
     return int(s.value("SELECT count(*) FROM email_queue WHERE status = 'sent'"))
 
 
+def faults(way: str, kafka: PrivateKafka | None, debezium: Debezium | None) -> dict[str, bool | None]:
+    """Whether the way is right after a kill -9 and after a TRUNCATE, on a server of its own; None: it doesn't count."""
+    if way not in COUNTING:
+        return {"kill": None, "truncate": None}
+    with scene() as s:
+        truth = prepared(s, 20_000)
+        with running(s, truth, way, kafka, debezium) as part:
+            return {"kill": right_after(s, truth, part.kill), "truncate": right_after(s, truth, truth.clear)}
+
+
+def prepared(s: Scene, rows: int) -> Truth:
+    """The mailer's tables filled, and sentstream set up."""
+    s.campaigns(CAMPAIGNS, rows)
+    s.session.execute("CREATE SEQUENCE bench_ids CACHE 100")
+    s.set_up()
+    return Truth(s)
+
+
 def right_after(s: Scene, truth: Truth, fault: Callable[[], None]) -> bool:
     """Whether the counters are what they should be within 20 s after ``fault`` and some more mails."""
     s.pgbench(SEND, 1, clients=2, rate=500)
@@ -293,22 +311,14 @@ def main() -> int:
         debezium = Debezium(kafka.bootstrap) if kafka is not None and "debezium" in ways else None
         s = ending.enter_context(scene(track_commit_timestamp="on", fsync="on"))
         rows = int((given.rate * given.seconds + 40_000 * given.seconds / 10) * given.rounds * len(ways) * 1.2)
-        s.campaigns(CAMPAIGNS, rows)
-        s.session.execute("CREATE SEQUENCE bench_ids CACHE 100")
-        s.set_up()
-        truth = Truth(s)
+        truth = prepared(s, rows)
         results: dict[str, list[Figures]] = {way: [] for way in ways}
         for number in range(given.rounds):
             for way in ways:
                 with running(s, truth, way, kafka, debezium) as part:
                     results[way].append(measured(s, way, part, given.rate, given.seconds, debezium))
                 print(f"round {number + 1}: {way} {results[way][-1]}", file=sys.stderr)
-        right: dict[str, dict[str, bool | None]] = {way: {"kill": None, "truncate": None} for way in ways}
-        for fault in ("kill", "truncate"):  # kills first: what a TRUNCATE made wrong stays wrong
-            # and the aggregate before others have cleared the queue: it can never show again what was cleared
-            for way in sorted((way for way in ways if way in COUNTING), key=lambda way: way != "aggregate"):
-                with running(s, truth, way, kafka, debezium) as part:
-                    right[way][fault] = right_after(s, truth, part.kill if fault == "kill" else truth.clear)
+        right = {way: faults(way, kafka, debezium) for way in ways}
     figures = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),

@@ -1,6 +1,6 @@
 """The table and the picture of `benchmarks.rivals`: reads its raw figures, writes Markdown and an SVG.
 
-python -m benchmarks.rivals_table out/rivals.json --markdown docs/rivals.md --picture docs/pictures/rivals.svg
+python -m benchmarks.rivals_table out/rivals.json --markdown out/rivals.md --picture out/rivals.svg
 """
 
 from __future__ import annotations
