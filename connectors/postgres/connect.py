@@ -26,6 +26,9 @@ from stream.core.masking import MASK, mask_passwords
 
 Connection = psycopg.Connection[TupleRow]
 
+#: end of the role of a session that flushes in shadow mode (WRITE_BACK=false)
+SHADOW: Final = "(shadow)"
+
 #: seconds until a server that doesn't answer counts as unreachable, unless the URL says otherwise
 CONNECT_TIMEOUT: Final = 10
 
@@ -55,6 +58,11 @@ _PATIENCE: Final = {
 }
 
 _SECRETS: Final = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+
+
+def writing_role(role: str, *, write_back: bool) -> str:
+    """The role of a session that flushes; the mode of what runs shows in its name."""
+    return role if write_back else f"{role} {SHADOW}"
 
 
 def connect(

@@ -32,7 +32,7 @@ VERDICTS: Final[Mapping[str, str]] = {
     "drift": "DIFFERENT from the queue",
     "inconclusive": "could not be decided, and is repeated",
     "not_comparable": "counted while the stream was behind or down",
-    "baseline": "first counts taken from the queue",
+    "baseline": "counted for the first time, with nothing to compare",
 }
 _KINDS: Final[Mapping[str, str]] = {
     "flow": "mails seen going out, minute by minute",
@@ -77,6 +77,12 @@ def explain_command(
 def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[str]:
     """Sentences, the most important first."""
     it = found.progress
+    if it.source == "mailer" and not found.based:
+        yield (
+            f"campaigns.sent is {words.number(found.counter)}, the mailer's own number. sentstream has not counted "
+            "yet: the first recount finds which campaigns have rows in the queue (`sentstream status`)."
+        )
+        return
     if it.source == "mailer":
         yield (
             f"campaigns.sent is {words.number(found.counter)}. The campaign has no rows in the queue, so sentstream "
@@ -95,7 +101,7 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
         else "The mailer says that there is nothing to send (to_send is 0), so there is no percentage."
     )
     yield from _freshness(found)
-    yield from _counter(found, write_back)
+    yield from _counter(found, not write_back if found.shadow is None else found.shadow)
     yield from _queue_now(found)
     yield from _proof(found)
     yield from _history(found)
@@ -134,13 +140,13 @@ def _freshness(found: Explanation) -> Iterator[str]:
         yield f"The number is live: true as of {words.ago(it.as_of, found.now)}."
 
 
-def _counter(found: Explanation, write_back: bool) -> Iterator[str]:
+def _counter(found: Explanation, shadow: bool) -> Iterator[str]:
     it = found.progress
     if found.counter == it.sent:
-        yield "campaigns.sent shows the same."
+        yield "campaigns.sent shows the same." + (" sentstream does not write it: shadow mode." if shadow else "")
         return
     text = f"campaigns.sent shows {words.number(found.counter)} instead: "
-    if not write_back:
+    if shadow:
         yield text + "sentstream runs in shadow mode and does not write it (WRITE_BACK=false)."
     elif found.ahead is not None:
         yield text + (
@@ -175,7 +181,9 @@ def _queue_now(found: Explanation) -> Iterator[str]:
 
 def _proof(found: Explanation) -> Iterator[str]:
     if found.progress.verified_at is None:
-        yield "No recount has verified it yet."
+        first = next((one for one in found.findings if one.verdict == "baseline"), None)
+        counted = f" Run {first.run_id} counted it ({words.ago(first.decided_at, found.now)})." if first else ""
+        yield f"No recount has verified it yet.{counted}"
     else:
         yield (
             f"A recount found it equal to the queue {words.ago(found.progress.verified_at, found.now)} "

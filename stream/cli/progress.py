@@ -8,6 +8,7 @@ import typer
 
 from connectors.postgres.connect import Connection
 from connectors.postgres.queries.progress import find_campaigns, read_progress
+from connectors.postgres.queries.status import read_status
 from stream.cli.call import Call, command
 from stream.cli.output import is_ascii
 from stream.cli.progress_view import draw, plain_line
@@ -52,12 +53,16 @@ def progress(
         ids = find(connection)
         if call.json:
             read = read_progress(connection, settings.mailer_schema, ids)
-            call.print_json({"now": read.now, "campaigns": [to_json(campaign) for campaign in read.campaigns]})
+            shadow = read_status(connection, settings.slot_name).shadow
+            shown = [to_json(campaign) for campaign in read.campaigns]
+            call.print_json({"now": read.now, "shadow": shadow, "campaigns": shown})
             return
         view = read_view(connection, settings, ids)
     if not call.out.is_terminal:
         for campaign in view.campaigns:
             call.out.out(plain_line(campaign, view.now))
+        for note in view.notes:
+            call.err.print(note, style="yellow")
         return
     for line in draw(view, call.out.width, ascii_only=is_ascii(call.out)):
         call.out.print(line)

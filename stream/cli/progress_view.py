@@ -199,7 +199,8 @@ def _block(campaign: CampaignProgress, view: View, width: int, ascii_only: bool)
     if campaign.removed:
         counts += f"  removed {words.number(campaign.removed)}"
     if campaign.source == "mailer":
-        counts = "not in the queue: the number is the mailer's own"
+        counted = view.started and view.based
+        counts = "not in the queue: the number is the mailer's own" if counted else "not counted yet"
     third = Text(" " * 8 + counts, style="dim" if live else "yellow")
     for line in (first, second, third):
         line.truncate(width, overflow="ellipsis")

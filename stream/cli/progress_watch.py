@@ -40,6 +40,7 @@ log = logging.getLogger("sentstream.view")
 
 #: seconds between two polls
 EVERY = 0.5
+SHADOW_NOTE = "Shadow mode: campaigns.sent is not written (WRITE_BACK=false)."
 
 
 def read_view(
@@ -58,7 +59,7 @@ def read_view(
         as_of=min(known) if len(known) == len(ages) and known else None,
         lag_bytes=_lag_bytes(status),
         last_run=words.run_text(status.last_run, status),
-        notes=notes,
+        notes=(*notes, SHADOW_NOTE) if status.shadow and SHADOW_NOTE not in notes else notes,
     )
 
 

@@ -95,7 +95,9 @@ def notes(settings: Settings) -> tuple[str, ...]:
     if settings.http_address is not None:
         lines.append(f"Dashboard: http://{settings.http_listen}/")
     if not settings.write_back:
-        lines.append("Shadow mode: campaigns.sent is not written (WRITE_BACK=false).")
+        from stream.cli.progress_watch import SHADOW_NOTE
+
+        lines.append(SHADOW_NOTE)
     return tuple(lines)
 
 

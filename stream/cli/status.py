@@ -25,7 +25,7 @@ def status(call: Call) -> int:
     with call.connect("status") as connection:
         found = read_status(connection, settings.slot_name)
     if call.json:
-        call.print_json({**asdict(found), "alive": found.alive, "healthy": found.healthy})
+        call.print_json({**asdict(found), "alive": found.alive, "healthy": found.healthy, "shadow": found.shadow})
         return 0 if found.healthy else 1
     for line in _lines(found, settings.slot_name, settings.slot_kind == "temporary"):
         call.out.print(line)
@@ -62,6 +62,8 @@ def _line(title: str, text: str, style: str = "") -> Text:
 def _verdict(found: Status) -> tuple[str, str]:
     if not found.watermarks:
         return "not started: no epoch has begun. Start `sentstream run`.", "yellow"
+    if found.healthy and found.shadow:
+        return "live, in shadow mode: campaigns.sent is not written (WRITE_BACK=false)", "yellow"
     if found.healthy:
         return "live", "green"
     if not all(mark.based for mark in found.watermarks):

@@ -161,7 +161,7 @@ def _status(call: Call) -> dict[str, Any]:
 
     with call.connect("support") as connection:
         found = read_status(connection, call.settings.slot_name)
-    return {**asdict(found), "alive": found.alive, "healthy": found.healthy}
+    return {**asdict(found), "alive": found.alive, "healthy": found.healthy, "shadow": found.shadow}
 
 
 def _lag(call: Call) -> list[Any]:

@@ -312,7 +312,8 @@ class Partition:
             tally[VERIFIED if verdict is None else verdict.verdict] += 1
             if verdict is not None:
                 self._verdicts.append(verdict)
-            campaign.verified = Verified(entry.started_at, entry.lsn)
+            first = verdict is not None and verdict.verdict == BASELINE  # counted, not compared
+            campaign.verified = None if first else Verified(entry.started_at, entry.lsn)
         self.based = True
         self._unbased_because = None
         rebase = frozenset(entry.expected if entry.rebase == "all" else entry.rebase or ())

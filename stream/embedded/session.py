@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgres.connect import connect
+from connectors.postgres.connect import connect, writing_role
 from connectors.postgres.store.partitions import Store
 from connectors.postgres.store.times import timestamp
 from stream.core.batch import Batcher
@@ -105,7 +105,8 @@ class Session:
             opened = self._reader.open(self._stop)
             if opened is None:
                 return
-            with connect(self._options.wal.database_url, "flush", settings=_SESSION) as connection:
+            role = writing_role("flush", write_back=self._options.write_back)
+            with connect(self._options.wal.database_url, role, settings=_SESSION) as connection:
                 self._load(connection, opened)
                 flusher = threading.Thread(target=self._flush_loop, args=(connection,), name="flush", daemon=True)
                 flusher.start()

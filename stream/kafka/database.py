@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from connectors.postgres.connect import connect
+from connectors.postgres.connect import connect, writing_role
 from connectors.postgres.queries.history import recent_flow
 from connectors.postgres.store.partitions import Store
 from stream.core.errors import UnreachableError
@@ -110,5 +110,6 @@ class Database:
     def _open(self) -> psycopg.Connection[Any]:
         connection = self._connection
         if connection is None or connection.broken or connection.closed:
-            connection = self._connection = connect(self._options.database_url, "work", settings=_SESSION)
+            role = writing_role("work", write_back=self._options.write_back)
+            connection = self._connection = connect(self._options.database_url, role, settings=_SESSION)
         return connection

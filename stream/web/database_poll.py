@@ -74,6 +74,8 @@ def apply(live: LiveState, changes: Changes) -> bool:
         complete = _drop_missing(live, changes, changes.existing, changes.counted)
     if changes.rates is not None:
         live.log.rates(changes.rates)
+    if changes.shadow is not None:
+        live.shadow = changes.shadow
     live.newest_run = changes.run or live.newest_run
     live.loaded = True
     live.wake_publisher()

@@ -42,11 +42,12 @@ class LiveState:
 
     def __init__(self, max_streams: int = 2000) -> None:
         self.inbox = Inbox()
-        self.encoder = Encoder(secrets.token_hex(4), self.now, lambda: self.mailer_seen)
+        self.encoder = Encoder(secrets.token_hex(4), self.now, lambda: self.mailer_seen, lambda: self.shadow)
         self.log = ChangeLog(self.encoder)
         self.max_streams = max_streams
         self.mailer_seen: datetime | None = None
         self.loaded = False
+        self.shadow = False
         self.newest_run = 0
         self.closing = False
         self.ticked = time.monotonic()

@@ -36,7 +36,15 @@ def status(request: Request, shared: Shared) -> Response:
     """Roles alive, positions, slot, last flush, last verification."""
     with shared.session() as connection:
         found = read_status(connection, shared.settings.slot_name)
-    return answer(request, _plain(dataclasses.asdict(found)) | {"alive": found.alive, "healthy": found.healthy})
+    return answer(
+        request,
+        _plain(dataclasses.asdict(found))
+        | {
+            "alive": found.alive,
+            "healthy": found.healthy,
+            "shadow": found.shadow,
+        },
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -87,10 +87,17 @@ def verdict(of: Verdict) -> dict[str, Any]:
 class Encoder:
     """Encodes server-sent events. ``boot``: prefix of event ids, unique to this process."""
 
-    def __init__(self, boot: str, now: Callable[[], datetime], seen: Callable[[], datetime | None]) -> None:
+    def __init__(
+        self,
+        boot: str,
+        now: Callable[[], datetime],
+        seen: Callable[[], datetime | None],
+        shadow: Callable[[], bool],
+    ) -> None:
         self._boot = boot
         self._now = now
         self._seen = seen
+        self._shadow = shadow
 
     def event_id(self, number: int) -> str:
         return f"{self._boot}-{number:x}"
@@ -107,7 +114,9 @@ class Encoder:
         if isinstance(change, CampaignState):
             return self.frame(number, "progress", self.progress(change, log))
         if isinstance(change, PartitionState):
-            return self.frame(number, "watermark", watermark(change) | {"now": time_text(self._now())})
+            return self.frame(
+                number, "watermark", watermark(change) | {"now": time_text(self._now()), "shadow": self._shadow()}
+            )
         if isinstance(change, CampaignGone):
             return self.frame(number, "deleted", {"campaign_id": change.campaign_id})
         return self.frame(number, "verdict", verdict(change))
@@ -123,6 +132,7 @@ class Encoder:
             marks = [mark for mark in marks if mark.partition == log.campaigns[campaign_id].partition]
         data = {
             "now": time_text(self._now()),
+            "shadow": self._shadow(),
             "campaigns": [self.progress(campaign, log) for campaign in chosen],
             "watermarks": [watermark(mark) for mark in marks],
         }

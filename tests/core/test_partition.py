@@ -371,6 +371,14 @@ def test_equal_is_verified() -> None:
     assert (made.rows[0].verified_at, made.rows[0].verified_lsn) == (17, 90)
 
 
+def test_a_first_count_is_not_verified() -> None:
+    state = partition(loaded(based=False))
+    state.apply(batch(110, recount({7: (9, 0, 6, 0, 0)})))
+    assert [(row.verified_at, row.verified_lsn) for row in flush(state).rows] == [(None, None)]
+    state.apply(batch(120, recount({7: (9, 0, 6, 0, 0)}, run=2)))
+    assert [(row.verified_at, row.verified_lsn) for row in flush(state).rows] == [(17, 90)]
+
+
 def test_a_verified_verdict_is_kept_only_where_counts_changed_since() -> None:
     state = partition()
     state.apply(batch(100, SEND, recount({7: (9, 0, 6, 0, 0)}), recount({7: (9, 0, 6, 0, 0)}, run=2)))

@@ -7,6 +7,7 @@ import signal
 import time
 from datetime import datetime, timezone
 
+import psycopg
 import pytest
 
 from connectors.postgres.queries.progress import find_campaigns, read_progress
@@ -299,3 +300,45 @@ def test_a_one_shot_command_that_is_interrupted_exits_with_130(counted_db: Datab
         assert (child.returncode, out) == (130, "")
         assert "Traceback" not in err
         eventually(lambda: counted_db.value(waiting) == 0)
+
+
+def flushing(db: Database, name: str) -> psycopg.Connection[tuple[object, ...]]:
+    """A session as what flushes has it."""
+    return psycopg.connect(db.url, application_name=f"sentstream {name}", autocommit=True)
+
+
+def test_shadow_mode_is_known_from_what_runs(counted_db: Database, run: Run) -> None:
+    def text(*words: str) -> str:
+        found = run(*words, "--database-url", counted_db.url)
+        return " ".join((found.out + found.err).split())
+
+    counted_db.execute("UPDATE campaigns SET sent = 3 WHERE id = 7; UPDATE sentstream.progress SET written = NULL")
+    with flushing(counted_db, "flush (shadow)"):
+        assert "sentstream runs in shadow mode and does not write it" in text("explain", "7")
+        assert "shadow mode: campaigns.sent is not written" in text("status")
+        assert "Shadow mode: campaigns.sent is not written" in text("progress")
+        assert run("progress", "--json", "--database-url", counted_db.url).json["shadow"] is True
+        assert run("status", "--json", "--database-url", counted_db.url).json["shadow"] is True
+    with flushing(counted_db, "work"):
+        assert "the next flush writes it" in text("explain", "7", "--write-back", "false"), (
+            "our own setting is another's"
+        )
+    assert "shadow" not in text("status") + text("progress")
+
+
+def test_before_the_baseline_campaigns_are_not_counted_yet(counted_db: Database, run: Run) -> None:
+    counted_db.execute("UPDATE sentstream.watermarks SET based = false")
+    said = " ".join(run("explain", "10", "--database-url", counted_db.url).out.split())
+    assert "has not counted yet" in said
+    assert "no rows in the queue" not in said
+    counted_db.execute("TRUNCATE sentstream.watermarks CASCADE")
+    assert "has not counted yet" in run("explain", "11", "--database-url", counted_db.url).out
+
+
+def test_a_first_count_is_said_as_that(counted_db: Database, run: Run) -> None:
+    counted_db.execute(
+        "UPDATE sentstream.progress SET verified_at = NULL, verified_lsn = NULL WHERE campaign_id = 8;"
+        "INSERT INTO sentstream.verdicts (run_id, campaign_id, verdict, corrected) VALUES (17, 8, 'baseline', true)"
+    )
+    said = " ".join(run("explain", "8", "--database-url", counted_db.url).out.split())
+    assert "No recount has verified it yet. Run 17 counted it" in said

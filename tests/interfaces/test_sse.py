@@ -298,3 +298,13 @@ def _sent_of_seven(site_: Site) -> int:
         return int(site_.campaign(7)["sent"])
     except (httpx.HTTPError, AssertionError):
         return -1
+
+
+def test_events_say_that_what_flushes_is_in_shadow_mode(own_website: Site, counted_db: Database) -> None:
+    import psycopg
+
+    with own_website.events() as events:
+        assert events.next("snapshot")[1]["shadow"] is False
+        with psycopg.connect(counted_db.url, application_name="sentstream flush (shadow)"):
+            counted_db.execute("UPDATE sentstream.watermarks SET as_of = clock_timestamp(), seq = seq + 1")
+            events.until(lambda kind, data: kind == "watermark" and data["shadow"])

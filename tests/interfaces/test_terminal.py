@@ -116,6 +116,9 @@ def test_a_number_that_is_not_live_says_so_without_colour() -> None:
     ):
         assert state in text_of(view, 80).splitlines()[0]
         assert "LIVE" not in text_of(view, 80)
+    for view in (replace(VIEW, based=False), replace(VIEW, started=False)):
+        assert "not counted yet" in text_of(view, 80)
+        assert "the mailer's own" not in text_of(view, 80)
     assert text_of(STALE, 80).count("as of 42 s ago") == 4, "the head, and each campaign"
     assert text_of(STALE, 120).count("STALE") == 4
     assert "ETA in" not in text_of(STALE, 80)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
+from connectors.postgres.queries.shadow import flushes_in_shadow
 from stream.core.committed import CampaignRow, CommittedFlush
 from stream.core.position import Position, parse_lsn
 from stream.core.progress import rate_per_minute
@@ -34,7 +35,8 @@ _NONE: Final = (0, 0, 0, 0, 0)
 class Changes:
     """What one look found. ``now``: the database's clock; ``reached``: epoch and position by partition; ``outside``:
     changed campaigns as the mailer has them; ``existing``: the ids of all campaigns, ``counted``: of those with counts;
-    ``rates``: mails in the last minute, by campaign; ``run``: the newest recount. None where it was not their turn."""
+    ``rates``: mails in the last minute, by campaign; ``run``: the newest recount;
+    ``shadow``: what flushes is in shadow mode. None where it was not their turn."""
 
     now: datetime
     reached: Mapping[int, tuple[int, Position]]
@@ -44,6 +46,7 @@ class Changes:
     counted: frozenset[int] | None = None
     rates: Mapping[int, float] | None = None
     run: int | None = None
+    shadow: bool | None = None
 
 
 @dataclass(slots=True)
@@ -82,10 +85,11 @@ class Follower:
             if at - self._campaigns_at >= CAMPAIGNS_EVERY:
                 outside = self._mailer(cursor)
                 existing, counted = map(frozenset, cursor.execute(self._sql(_IDS)).fetchone() or ((), ()))
-            rates = run = None
+            rates = run = shadow = None
             if at - self._rates_at >= RATES_EVERY:
                 rates = {number: rate_per_minute(*minutes) for number, *minutes in cursor.execute(_RATES)}
                 (run,) = cursor.execute(_LAST_RUN).fetchone() or (None,)
+                shadow = bool(flushes_in_shadow(connection))
         # Only now: a look that failed half-way is done again
         if self._marks != stands:
             self._marks, self._seen = stands, horizon
@@ -98,7 +102,7 @@ class Follower:
             for partition, epoch, lsn, seq, *_ in stands
             if partition is not None
         }
-        return Changes(now, reached, flushes, outside, existing, counted, rates, run)
+        return Changes(now, reached, flushes, outside, existing, counted, rates, run, shadow)
 
     def _changed(self, cursor: Any, stands: Sequence[tuple[Any, ...]]) -> tuple[CommittedFlush, ...]:
         cursor.execute(self._sql(_PROGRESS), {"since": self._seen})

@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from connectors.postgres.queries.errors import reading
 from connectors.postgres.queries.progress import read_progress
+from connectors.postgres.queries.shadow import flushes_in_shadow
 from stream.core.errors import ConfigurationError
 from stream.core.progress import CampaignProgress
 from stream.core.status import STATUSES
@@ -61,7 +62,8 @@ class Rebase:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """``counter``: ``campaigns.sent`` now; ``written``: what we wrote there last; ``live``: the queue counted now, by
-    status; ``history``: sums by kind; ``ahead``: a recount wrote the counter ahead of the stream (its LSN)."""
+    status; ``history``: sums by kind; ``shadow``: whether what flushes is in shadow mode, None where nothing
+    flushes; ``ahead``: a recount wrote the counter ahead of the stream (its LSN)."""
 
     now: datetime
     progress: CampaignProgress
@@ -75,11 +77,13 @@ class Explanation:
     rebases: tuple[Rebase, ...]
     verified_lsn: str | None
     based: bool
+    shadow: bool | None
     watermark_lsn: str | None
 
 
 _OURS = sql.SQL("""
-SELECT coalesce(c.sent, 0)::bigint, p.written, p.floor_lsn::text, p.verified_lsn::text, w.based, w.lsn::text,
+SELECT coalesce(c.sent, 0)::bigint, p.written, p.floor_lsn::text, p.verified_lsn::text,
+       coalesce(w.based, (SELECT bool_and(based) FROM sentstream.watermarks)), w.lsn::text,
        CASE WHEN p.floor_lsn > w.lsn THEN p.floor_lsn END::text
 FROM {campaigns} c
 LEFT JOIN sentstream.progress p ON p.campaign_id = c.id
@@ -121,6 +125,7 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
         if not read.campaigns or ours is None:
             raise ConfigurationError(f"There is no campaign {campaign_id}.", "`sentstream progress` lists them.")
         live = connection.execute(_LIVE.format(queue=sql.Identifier(mailer_schema, "email_queue")), given).fetchall()
+        shadow = flushes_in_shadow(connection)
         sums = connection.execute(_SUMS, given).fetchall()
         with connection.cursor(row_factory=class_row(HistoryEntry)) as cursor:
             changes = cursor.execute(_CHANGES, given).fetchall()
@@ -142,5 +147,6 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
         rebases=tuple(rebases),
         verified_lsn=verified_lsn,
         based=bool(based),
+        shadow=shadow,
         watermark_lsn=watermark_lsn,
     )

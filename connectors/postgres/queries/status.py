@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from connectors.postgres.connect import SHADOW
 from connectors.postgres.queries.errors import reading
 from stream.core.errors import PreconditionError
 
@@ -90,6 +91,11 @@ class Status:
     roles: tuple[Role, ...]
     last_run: LastRun | None
     open_runs: int
+
+    @property
+    def shadow(self) -> bool:
+        """Whether what flushes is in shadow mode: it does not write campaigns.sent."""
+        return any(role.role.endswith(SHADOW) for role in self.roles)
 
     @property
     def alive(self) -> bool:

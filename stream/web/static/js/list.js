@@ -145,7 +145,7 @@ class Row {
     say(parts.name, campaign.name || `Campaign ${this.#id}`);
     say(parts.status, campaign.status);
     parts.status.dataset.status = campaign.status;
-    say(parts.source, campaign.source === "mailer" ? "not in the queue" : "");
+    say(parts.source, campaign.source !== "mailer" ? "" : ["waiting", "unstarted"].includes(this.#stream.state()) ? "not counted yet" : "not in the queue");
     this.#showBar(campaign);
     say(parts.percent, percent(campaign.percent));
     say(parts.of, `${number(campaign.sent)} of ${number(campaign.to_send)} sent`);
@@ -180,8 +180,8 @@ class Row {
     const age = at ? now - Date.parse(at) : null;
     badge.hidden = false;
     badge.dataset.proof = age === null ? "none" : age < RECENT ? "fresh" : "old";
-    say(badge, age === null ? "not proved yet" : `verified ${ago(age / 1000)}`);
-    badge.title = at ? `By a recount at ${at}, LSN ${lsn ?? "?"}` : "No recount has proved it yet";
+    say(badge, age === null ? "not verified yet" : `verified ${ago(age / 1000)}`);
+    badge.title = at ? `By a recount at ${at}, LSN ${lsn ?? "?"}` : "Counted; no later recount has compared it yet";
   }
 
   #showBar(campaign) {

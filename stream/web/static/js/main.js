@@ -53,7 +53,7 @@ function sums() {
 
 const NOTICES = {
   disconnected: ["Disconnected.", "The server does not answer; trying again by itself."],
-  waiting: ["No base yet.", "A recount is due; until it has run, the counts may be wrong."],
+  waiting: ["Not counted yet.", "The first recount is due; until it has run, the numbers are the mailer's own or old."],
   unstarted: ["Not started.", "sentstream has not counted on this database yet: start `sentstream run`."],
 };
 
@@ -69,7 +69,7 @@ function pulse() {
   }
   const ago = age === null ? "" : span(age / 1000);
   const text = {
-    connecting: "Connecting…", loading: "Loading…", unstarted: "Not started", waiting: "No base yet",
+    connecting: "Connecting…", loading: "Loading…", unstarted: "Not started", waiting: "Not counted yet",
     live: `Live · as of ${ago} ago`, stale: `Stale · as of ${ago} ago`, disconnected: `Disconnected${ago && ` · as of ${ago} ago`}`,
   }[state];
   say(byId("pulse-text"), text);
@@ -77,6 +77,9 @@ function pulse() {
   if (state === "stale") {
     const oldest = [...stream.watermarks.values()].map((mark) => mark.as_of).sort()[0];
     [title, words] = ["Stale.", `These numbers are from ${moment(oldest, stream.now())}. ${lag.advice || "The stream has stopped or is behind."}`];
+  }
+  if (title === "" && stream.shadow && state === "live") {
+    [title, words] = ["Shadow mode.", "sentstream counts, and does not write campaigns.sent (WRITE_BACK=false)."];
   }
   byId("notice").hidden = title === "";
   say(byId("notice-title"), title);

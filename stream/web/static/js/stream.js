@@ -14,6 +14,7 @@ export class Stream extends EventTarget {
   changed = new Set(); // ids since the last look
   connected = false;
   loaded = false;
+  shadow = false; // campaigns.sent is not written (WRITE_BACK=false)
   heardAt = performance.now();
 
   #source = null;
@@ -57,7 +58,7 @@ export class Stream extends EventTarget {
     return this.watermarks.get(campaign.partition)?.as_of ?? campaign.as_of;
   }
 
-  // loading | disconnected | empty | waiting (no base yet) | stale | live
+  // loading | disconnected | empty | waiting (no baseline yet) | stale | live
   state() {
     if (!this.loaded) return this.connected ? "loading" : "connecting";
     if (!this.connected) return "disconnected";
@@ -94,6 +95,7 @@ export class Stream extends EventTarget {
     on("progress", (campaign) => this.#progress(campaign));
     on("watermark", (mark) => {
       this.#setClock(mark.now);
+      this.shadow = mark.shadow;
       this.watermarks.set(mark.partition, mark);
     });
     on("deleted", ({ campaign_id: id }) => {
@@ -105,6 +107,7 @@ export class Stream extends EventTarget {
 
   #snapshot(data) {
     this.#setClock(data.now);
+    this.shadow = data.shadow;
     for (const id of this.campaigns.keys()) this.changed.add(id);
     this.campaigns.clear();
     this.watermarks.clear();
