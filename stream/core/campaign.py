@@ -61,9 +61,10 @@ class Campaign:
     raised: int | None = None
     #: another writer's counter that the last flush replaced; the next run reports it
     overwritten: Overwritten | None = None
-    #: its counter was written by another writer: due again, at most once a second
+    #: the log shows another counter than ours, and no flush will write it anyway: due again, at most once a second
     contested: bool = False
-    contested_at: float = float("-inf")
+    #: when a flush last wrote its counter, or looked whether it had to
+    due_last: float = float("-inf")
     #: its row was locked: due again at this time
     held_until: float | None = None
     #: a combination of CHANGED, DESCRIBED and DUE

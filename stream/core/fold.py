@@ -77,7 +77,6 @@ class _Open:
     changed: dict[int, CampaignChanged] = field(default_factory=dict)
     deleted: dict[int, None] = field(default_factory=dict)
     dead: set[int] = field(default_factory=set)
-    ours: bool = False
     emptied: bool = False
     #: a published table that may be ours under another name
     unknown: str | None = None
@@ -270,8 +269,6 @@ class Fold:
             self._queue_row(relation, old, new, current)
         elif role == "campaigns":
             self._campaign_row(relation, old, new, tag, current)
-        elif role == "watermarks":
-            current.ours = True
         elif role == "unknown":
             current.unknown = f"{relation.schema}.{relation.name}"
         elif role == "recounts" and tag == _I:
@@ -365,8 +362,7 @@ class Fold:
         if current.emptied:
             entries.append(Truncate("campaigns"))
         entries += [CampaignDeleted(campaign) for campaign in current.deleted]
-        if not current.ours:
-            entries += current.changed.values()
+        entries += current.changed.values()
         entries += current.ordered
         closed = tuple(entries)
         if alone and n == 1 and len(closed) <= 2 and all(type(entry) is Move for entry in closed):

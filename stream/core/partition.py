@@ -269,16 +269,20 @@ class Partition:
             mailer = campaign.mailer = MailerCampaign(entry.name or "", "", 0, 0)
             if entry.sent > 0 and not campaign.places:
                 campaign.unmatched = 0
-        if entry.name is not None:
-            mailer.name = entry.name
         if mailer.status != entry.status:
             self.status_changes.append((entry.campaign, mailer.status, entry.status))
-        mailer.status, mailer.to_send, mailer.sent = entry.status, entry.to_send, entry.sent
+        name = mailer.name if entry.name is None else entry.name
+        described = (name, entry.status, entry.to_send)
+        changed = described != (mailer.name, mailer.status, mailer.to_send)
+        mailer.name, mailer.status, mailer.to_send = described
+        mailer.sent = entry.sent
         if not campaign.places:
             return
-        self._touch(campaign, DESCRIBED)
-        if entry.sent != campaign.sent:
-            campaign.contested = True
+        if changed:
+            self._touch(campaign, DESCRIBED)
+        # Our own flush comes back so as well: it shows what we hold, or an older number while a newer is on its way.
+        campaign.contested = entry.sent != campaign.sent and not campaign.writes & (CHANGED | DUE)
+        if campaign.contested:
             self._again.add(campaign)
 
     def _forget(self, number: int) -> None:
@@ -374,6 +378,7 @@ class Partition:
                 rows.append(row)
             if campaign.writes & (CHANGED | DUE):
                 due[number] = row.sent
+                campaign.contested, campaign.due_last = False, now
             if campaign.flow and not campaign.history:
                 history.append(((number, self._minute, "flow"), campaign.flow))
                 campaign.flow = 0
@@ -413,8 +418,8 @@ class Partition:
             if campaign.held_until is not None and campaign.held_until <= now:
                 campaign.held_until = None
                 due.append(campaign)
-            if campaign.contested and campaign.contested_at + CONTESTED_AGAIN <= now:
-                campaign.contested, campaign.contested_at = False, now
+            if campaign.contested and campaign.due_last + CONTESTED_AGAIN <= now:
+                campaign.contested, campaign.due_last = False, now
                 due.append(campaign)
             if campaign.held_until is None and not campaign.contested:
                 self._again.discard(campaign)
@@ -467,4 +472,4 @@ def _due_times(campaign: Campaign) -> Iterable[float]:
     if campaign.held_until is not None:
         yield campaign.held_until
     if campaign.contested:
-        yield max(0.0, campaign.contested_at + CONTESTED_AGAIN)
+        yield max(0.0, campaign.due_last + CONTESTED_AGAIN)

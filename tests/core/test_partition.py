@@ -339,6 +339,29 @@ def test_a_foreign_write_of_the_counter_makes_the_campaign_due_at_most_once_a_se
     assert state.due_at() is None
 
 
+def test_our_own_flush_coming_back_asks_for_no_other() -> None:
+    state = partition()
+    state.apply(batch(100, SEND))
+    assert flush(state, 10.0).due == {7: 6}
+    state.apply(batch(110, SEND))
+    assert flush(state, 10.1).due == {7: 7}
+    state.apply(batch(120, CampaignChanged(7, "campaign 7", "running", 100, 6)))  # the first of the two
+    assert (state.dirty, state.due_at()) == (False, 11.1)
+    state.apply(batch(130, CampaignChanged(7, "campaign 7", "running", 100, 7)))
+    assert (state.dirty, state.due_at()) == (False, None)
+
+
+def test_a_counter_that_is_written_inside_our_own_flush_is_put_right() -> None:
+    """By a trigger: it puts ours back, or writes another campaign's; and again, until the trigger is gone."""
+    state = partition()
+    state.apply(batch(100, SEND))
+    assert flush(state, 10.0).due == {7: 6}
+    for at, now in ((110, 11.0), (120, 12.0)):
+        state.apply(batch(at, CampaignChanged(7, "campaign 7", "running", 100, 5)))
+        assert state.due_at() == now
+        assert flush(state, now).due == {7: 6}
+
+
 def test_a_foreign_write_that_leaves_the_counter_as_we_show_it_makes_nothing_due() -> None:
     state = partition()
     state.apply(batch(100, CampaignChanged(7, None, "paused", 1, 5)))

@@ -507,7 +507,10 @@ class World:
             campaign = rng.choice(known)
             if campaign not in server.progress:
                 self.lossy = True
-            server.overwrite(campaign, rng.randrange(12))
+            if rng.random() < 0.3:
+                server.trigger = (campaign, rng.randrange(12))
+            else:
+                server.overwrite(campaign, rng.randrange(12))
 
     def lock(self) -> None:
         server = self.server

@@ -23,10 +23,10 @@ CORE = (
         _FOLD,
     ),
     Mutant(
-        "our own transactions are told by the watermarks they touch",
-        "Fold._row",
-        swap("current.ours = True", "current.ours = False"),
-        _FOLD,
+        "a counter that the log shows otherwise is due, whoever wrote it",
+        "Partition._campaign_changed",
+        swap("entry.sent != campaign.sent", "False"),
+        _PARTITION,
     ),
     Mutant(
         "an identity that can't be counted from is refused",
