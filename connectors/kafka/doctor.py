@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import kafka.errors
 from kafka import KafkaAdminClient
@@ -19,6 +19,9 @@ from stream.core.finding import Finding, critical, ok, warning
 
 #: seconds that an answer may take before the broker is called slow
 _SLOW: Final = 1.0
+#: seconds for the coordinator of the group to be chosen, and between two questions
+_COORDINATOR: Final = 5.0
+_AGAIN: Final = 0.25
 _CODES: Final = {
     "missing": "kafka_topic_missing",
     "partitions": "kafka_topic_partitions",
@@ -91,7 +94,14 @@ def _topics(admin: KafkaAdminClient, settings: KafkaSettings) -> Iterator[Findin
 
 def _group(admin: KafkaAdminClient, settings: KafkaSettings) -> Iterator[Finding]:
     name = Names(settings.kafka_topic_prefix).group
-    group = admin.describe_groups([name])[name]
+    group = _described(admin, name)
+    if group is None:
+        yield warning(
+            "kafka_group",
+            f"The brokers have no coordinator for the group {name} yet; fresh ones take seconds to choose it.",
+            "Run `sentstream doctor` again; if it stays so, look for __consumer_offsets in the brokers' log.",
+        )
+        return
     members = group["members"]
     if not members:
         yield ok("kafka_group", f"No worker is a member of the group {name} now.")
@@ -100,9 +110,23 @@ def _group(admin: KafkaAdminClient, settings: KafkaSettings) -> Iterator[Finding
     if foreign:
         yield critical(
             "kafka_group_foreign",
-            f"Somebody else is a member of the group {name}: {foreign[0]['client_id']} at {foreign[0]['client_host']}. "
-            "The partitions that it holds are not counted.",
+            f"Another program is a member of the group {name}: {foreign[0]['client_id']} at "
+            f"{foreign[0]['client_host']}. The partitions that it holds are not counted.",
             "Give that program another group, or sentstream another KAFKA_TOPIC_PREFIX.",
         )
         return
     yield ok("kafka_group", f"{len(members)} worker(s) in the group {name}, which is {group['group_state'].lower()}.")
+
+
+def _described(admin: KafkaAdminClient, name: str) -> dict[str, Any] | None:
+    """The group, once it has a coordinator; None where that takes too long."""
+    deadline = time.monotonic() + _COORDINATOR
+    while True:
+        try:
+            found: dict[str, Any] = admin.describe_groups([name])[name]
+        except kafka.errors.RetriableError:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_AGAIN)
+        else:
+            return found

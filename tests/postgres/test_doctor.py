@@ -27,8 +27,9 @@ from tests.postgres.preparing import (
     run_fix,
     wanted,
 )
-from tests.postgres.running import count
+from tests.postgres.running import add_campaign, count, prepared, running, shown
 from tests.postgres.test_setup_conformance import CHANGES
+from tests.waiting import eventually
 
 #: what a private server shows in any state: its configuration has no limit for slots
 ALWAYS = {"max_slot_wal_keep_size"}
@@ -463,6 +464,20 @@ def test_what_keeps_a_counter_from_being_written_is_named(mailer_db: Database, k
     run_fix(db, finding.fix)
     db.execute("UPDATE campaigns SET sent = 2")
     assert found(db) == set()
+
+
+def test_a_refusal_that_a_flush_met_is_found(mailer_db: Database) -> None:
+    """Of a running sentstream, which counts on: one campaign of two is refused."""
+    db = prepared(mailer_db)
+    db.execute("ALTER TABLE campaigns ADD CONSTRAINT guarding CHECK (id <> 1 OR sent <= 20)")
+    for campaign in (1, 2):
+        add_campaign(db, campaign, queued=5, sent_rows=30)
+    with running(db):
+        eventually(lambda: shown(db)[2] == 30, 30)
+        finding = eventually(lambda: findings(db).get("counter_refused"), 30)
+    assert finding is not None
+    assert "1 (0 shown, 30 counted)." in finding.finding
+    assert "constraint guarding of public.campaigns CHECK" in finding.finding
 
 
 def test_a_check_that_takes_too_long_says_so(mailer_db: Database) -> None:

@@ -16,11 +16,12 @@ from psycopg import conninfo
 from connectors.postgres import connect
 from connectors.postgres.doctor import examine
 from connectors.postgres.doctor.server import standby_names
+from connectors.postgres.store.counters import CounterWriter
 from stream.core.errors import UnreachableError
 from stream.demo.private_postgres import PrivateServer, unprivileged_user
 from stream.pipeline.wal_reader import WalOptions, WalReader
 from tests.fix_postgres import Database
-from tests.postgres.preparing import findings, prepare, run_fix, wanted
+from tests.postgres.preparing import fill, findings, prepare, run_fix, wanted
 from tests.postgres.test_setup import connect_reader
 from tests.waiting import eventually
 
@@ -175,9 +176,10 @@ def test_a_statement_of_somebody_else_that_sets_the_counter(db: Database) -> Non
     server_of(db).configure({"shared_preload_libraries": "pg_stat_statements"})
     server_of(db).restart()
     db.execute("CREATE EXTENSION pg_stat_statements")
-    db.execute(
-        "WITH due AS (SELECT 1 AS id, 2 AS sent) UPDATE campaigns c SET sent = due.sent FROM due WHERE c.id = due.id"
-    )
+    campaign = fill(db)
+    with db.connect() as conn, conn.transaction():
+        assert CounterWriter("public").write(conn, {campaign: 1}, "5s") == {}
+    assert db.value("SELECT count(*) FROM pg_stat_statements WHERE query ~ 'UPDATE .*campaigns'") == 2
     assert findings(db) == {}
     db.execute("UPDATE campaigns SET to_send = 5, sent = (SELECT count(*) FROM email_queue WHERE campaign_id = id)")
     finding = findings(db)["counter_statement"]
