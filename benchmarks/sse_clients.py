@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 from connectors.mailer.tables import schema_sql  # noqa: E402
 from connectors.postgres.connect import connect  # noqa: E402
 from connectors.postgres.setup import Wanted, set_up  # noqa: E402
-from stream.demo.private_postgres import PrivateServer, default_installation  # noqa: E402
+from stream.demo.private_postgres import PrivateServer  # noqa: E402
 
 _AS_OF = re.compile(rb'"as_of":"([^"]+)"')
 FILL = """
@@ -66,7 +66,7 @@ def main() -> int:
         url, clients, seconds, campaigns = given.follow
         print(json.dumps(asyncio.run(follow(url, int(clients), float(seconds), int(campaigns)))))
         return 0
-    with PrivateServer(default_installation()) as server:
+    with PrivateServer() as server:
         database = prepare(server, given.campaigns)
         environment = {**os.environ, "SENTSTREAM_DATABASE_URL": database, "SENTSTREAM_HTTP_LISTEN": "127.0.0.1:0"}
         run = subprocess.Popen(

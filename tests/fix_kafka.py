@@ -28,7 +28,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from stream.demo.child_process import free_port
-from stream.demo.private_kafka import KAFKA_VERSION, QUICK_START, PrivateKafka
+from stream.demo.kafka_jars import KAFKA_VERSION
+from stream.demo.private_kafka import QUICK_START, PrivateKafka
 from tests.fix_postgres import docker_answers
 from tests.fix_servers import address, shared_server
 

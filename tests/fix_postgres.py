@@ -43,7 +43,8 @@ from psycopg import conninfo, sql
 
 from connectors.mailer.tables import schema_sql
 from connectors.postgres import connect
-from stream.demo.private_postgres import SETTINGS, Installation, PrivateServer, default_installation, find_installations
+from stream.demo.installations import Installation, default_installation, find_installations
+from stream.demo.private_postgres import SETTINGS, PrivateServer
 
 ADDRESS = os.environ.get("SENTSTREAM_TEST_DATABASE_URL", "")
 

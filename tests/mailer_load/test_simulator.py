@@ -243,7 +243,7 @@ def test_tracking_notes_nearly_every_mail_that_was_sent(mailer_url: str, conn: C
 def test_a_change_by_somebody_else_is_an_error_and_not_a_wrong_truth(mailer_url: str, conn: Conn) -> None:
     simulator, _ = started(mailer_url)
     conn.execute("DELETE FROM email_queue")
-    with pytest.raises(StrayChangeError, match="somebody else"):
+    with pytest.raises(StrayChangeError, match="another program"):
         simulator.act("pick")
 
 

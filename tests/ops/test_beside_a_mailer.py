@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from stream.demo.child_process import free_port
-from stream.demo.private_postgres import Installation, PrivateServer, find_installations
+from stream.demo.installations import Installation, find_installations
+from stream.demo.private_postgres import PrivateServer
 from tests.certificates import self_signed
 from tests.fix_postgres import Database, create_database
 from tests.ops.prometheus import ROOT

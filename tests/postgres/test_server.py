@@ -12,7 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stream.demo.private_postgres import PrivateServer, find_installations
+from stream.demo.installations import find_installations
+from stream.demo.private_postgres import PrivateServer
 from tests.fix_postgres import Database, SmallDisk
 from tests.waiting import eventually
 

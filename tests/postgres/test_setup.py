@@ -15,7 +15,7 @@ from connectors.postgres.replication.slot import ensure
 from connectors.postgres.setup import BlockedError, Blocker, Step, countable_from, script, set_up
 from connectors.postgres.setup.versions import migrations
 from stream.core.position import parse_lsn
-from stream.demo.private_postgres import find_installations
+from stream.demo.installations import find_installations
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
     differences,

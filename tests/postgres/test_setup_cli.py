@@ -14,7 +14,7 @@ from connectors.kafka.topics import Difference
 from stream.cli import main
 from stream.config.settings import Settings
 from stream.demo.child_process import free_port
-from stream.demo.private_postgres import find_installations
+from stream.demo.installations import find_installations
 from tests.fix_postgres import Database
 from tests.postgres.preparing import differences, fill, own_tables, prepare, take_off
 

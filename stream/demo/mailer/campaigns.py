@@ -164,7 +164,7 @@ def delete_campaign(desk: Desk, act: Act) -> int:
 
 
 def delete_subscribers(desk: Desk, act: Act) -> int:
-    """Readers go, and their rows by cascade, in whatever campaign."""
+    """Subscribers are deleted, and their rows in all campaigns by cascade."""
     chosen = [desk.subscribers.pop(desk.rng.randrange(len(desk.subscribers))) for _ in range(act.n)]
     changed = 0
 

@@ -1,4 +1,4 @@
-"""A mailer for people to watch: newsletters that begin, go out at a living pace, are paused, retried and finished.
+"""A mailer to watch: newsletters that begin, go out at a changing pace, are paused, retried and finished.
 
 Once a ``tick`` everything that is due by the clock happens: mails are picked, end a moment later as sent, failed or
 back in the queue, are tracked, delivered and read; people do things; the send window closes for a minute now and then.
@@ -165,7 +165,7 @@ class Demo:
                     heapq.heappush(self._ends, (now + self.rng.uniform(0.2, 1.6), mail))
 
     def _end_mails(self, now: float) -> None:
-        """Whatever has become of the row meanwhile."""
+        """Mails on their way end, also where their row was changed meanwhile."""
         while self._ends and self._ends[0][0] <= now:
             _, mail = heapq.heappop(self._ends)
             dice = self.rng.randrange(100_000)
@@ -189,7 +189,7 @@ class Demo:
             self._do(Act("delete_campaign", min(over, key=lambda page: page.id).id))
 
     def _window(self, now: float, wall: datetime) -> None:
-        """Somebody sets the window so that it closes within two minutes, and takes it off again some time later."""
+        """Sets a window that closes within two minutes, and takes it off again some time later."""
         minute, second = divmod(wall.timestamp(), _MINUTE)
         if self._plan.reopen and now >= self._plan.reopen:
             self._set_window("", "")

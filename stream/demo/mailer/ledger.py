@@ -195,7 +195,7 @@ class Book:
             page.drop_all()
 
     def forget_removed(self) -> None:
-        """From here on somebody watches: what was removed before is known to nobody."""
+        """Leaves out what was removed so far: for a counter that starts now, and cannot know it."""
         for page in self.pages.values():
             page.removed = 0
 

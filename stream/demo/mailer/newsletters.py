@@ -1,6 +1,6 @@
 """The newsletters of the demo: names, sizes and how fast they go. Data, and the pure decisions about it.
 
-Sizes and rates are such that somebody who watches for some minutes sees campaigns begin, end, pause and go on.
+Sizes and rates let a viewer see campaigns begin, end, pause and go on within some minutes.
 """
 
 from __future__ import annotations

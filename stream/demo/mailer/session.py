@@ -1,9 +1,9 @@
 """One connection of the simulated mailer: transactions that enter the book once they are committed.
 
-Where the connection goes in the middle of a transaction, nobody knows whether that was committed. The session comes
-back, makes sure that the backend it had is no more, and has the tables read again: nobody else changes those rows, so
-what is different is what that transaction did. (To ask for its fate by its id would not do: after a crash PostgreSQL
-gives ids a second time that no WAL record holds.)
+When the connection is lost in the middle of a transaction, it is not known whether that was committed. The session
+connects again, makes sure that its old backend has ended, and reads the tables again: no other process changes those
+rows, so a difference is what that transaction did. (Its id would not tell: after a crash PostgreSQL assigns ids again
+that no WAL record holds.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RETRIES: Final = 20
 
 
 class Session:
-    """``conn`` is in autocommit mode and used by nobody else meanwhile.
+    """``conn`` is in autocommit mode, and used by this session only.
 
     ``url``: where to connect again when the connection is lost; empty: then its loss is an error. ``patience``: seconds
     until a server that stays away is an error, too. ``read_again``: called after a loss, to read what the tables say

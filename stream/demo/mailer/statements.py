@@ -1,6 +1,6 @@
 """The statements of the mailer, as it sends them: unqualified names, found by ``search_path``.
 
-Guarded or not is the point: only the pick asks what the row was before; all after it write over whatever is there.
+As in the real mailer, only the pick checks the row's status; all later statements overwrite it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What one sender of the simulated mailer works on: its session, its campaigns and readers, its mails on their way.
 
-Nobody else changes the rows of its campaigns, so the book foretells how many rows each statement takes. PostgreSQL's
-own number is held against it every time; a difference is an error, for then somebody else wrote to the queue and the
-truth is lost.
+Only the sender changes the rows of its campaigns, so the ledger predicts how many rows each statement takes. Each time
+PostgreSQL's number is compared with it. A difference is an error: another program wrote to the queue, and the truth is
+lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ON_TWO_LISTS: Final = 40
 
 
 class StrayChangeError(SentstreamError):
-    """The queue is not as the book says: somebody else wrote to it, and the simulator's truth is worth nothing now."""
+    """The queue is not as the ledger says: another program wrote to it, so the simulator's truth is lost."""
 
 
 class Desk:
@@ -73,7 +73,7 @@ class Desk:
         if found != meant:
             raise StrayChangeError(
                 f"The act {act!r} took {found} rows where the simulator's book says {meant}: "
-                "somebody else writes to the queue.",
+                "another program writes to the queue.",
                 "Let the simulator be the only mailer of that database.",
             )
 
@@ -135,7 +135,7 @@ class Desk:
 
 
 def read_book(cursor: Cursor[TupleRow]) -> tuple[Book, Sequence[int], str]:
-    """A book of what stands in the tables (``removed`` of before is known to nobody), the subscribers, and a mark.
+    """A ledger of what is in the tables (without rows that were removed before), the subscribers, and a mark.
 
     The mark is another text whenever the tables are: with it a second simulator makes other names and uuids."""
     book = Book()
