@@ -22,7 +22,7 @@ from stream.metrics.families import Page
 from stream.metrics.observed import FlushMetrics
 from stream.metrics.states import EmbeddedState, embedded_families, embedded_health
 from stream.pipeline.sessions import run_sessions
-from stream.pipeline.wal_reader import wal_options
+from stream.pipeline.wal_options import wal_options
 from stream.reconcile.reconciler import Reconciler
 from stream.reconcile.runs import recount_once
 from stream.service import failpoints, gc_tuning

@@ -35,7 +35,8 @@ from stream.metrics.observed import FlushMetrics
 from stream.metrics.states import EmbeddedState
 from stream.pipeline.epochs import enter_epoch
 from stream.pipeline.flush import write
-from stream.pipeline.wal_reader import Opened, WalOptions, WalReader
+from stream.pipeline.wal_options import WalOptions
+from stream.pipeline.wal_reader import Opened, WalReader
 from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.session")

@@ -36,7 +36,8 @@ from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.pipeline.epochs import EnteredEpoch, enter_epoch
 from stream.pipeline.sessions import run_sessions
-from stream.pipeline.wal_reader import Opened, WalOptions, WalReader, wal_options
+from stream.pipeline.wal_options import WalOptions, wal_options
+from stream.pipeline.wal_reader import Opened, WalReader
 from stream.service import failpoints, gc_tuning
 from stream.service.failpoints import failpoint
 from stream.service.signals import CurrentSettings, until_signalled

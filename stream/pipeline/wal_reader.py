@@ -1,10 +1,8 @@
-"""The WAL as transactions: slot, walsender, fold and alignment put together, for whichever shape reads it.
+"""The WAL as transactions: slot, walsender, fold and alignment put together, for both modes.
 
 Opening takes the slot (waiting where another reader holds it), reads which transactions have written to the mailer's
 tables, and then the snapshot H of the alignment, and says where reading begins. Then :meth:`WalReader.read` returns
-what was folded; a small thread beside it asks the server every two seconds for its time and the end of its WAL, whether
-publication and identities are still as ``setup`` made them, and periodically for a snapshot by which old transactions
-are forgotten.
+what was folded. :mod:`stream.pipeline.server_watch` asks the server beside it.
 """
 
 from __future__ import annotations
@@ -12,26 +10,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 
-from connectors.postgres.catalog.conformance import STANDBY, check
-from connectors.postgres.catalog.slots import Slot, find_slot
+from connectors.postgres.catalog.conformance import STANDBY
 from connectors.postgres.connect import connect, connect_replication
 from connectors.postgres.replication import slot as slots
 from connectors.postgres.replication.catchup import Catchup
-from connectors.postgres.replication.walsender import PublicationMissingError, SlotBusyError, Walsender
-from stream.config.sources import Settings
-from stream.core.align import Alignment, Snapshot
+from connectors.postgres.replication.walsender import PublicationMissingError, Walsender
+from stream.core.align import Alignment
 from stream.core.entries import Transaction
 from stream.core.epoch import Server
 from stream.core.errors import PreconditionError, SentstreamError, UncountableError, UnreachableError
 from stream.core.fold import Fold
 from stream.core.pace import TICK
 from stream.core.relations import Tables
+from stream.pipeline.server_watch import ServerWatch, conform
+from stream.pipeline.slot_taker import SlotTaker
+from stream.pipeline.wal_options import WalOptions
 from stream.service.failpoints import failpoint
 
 log = logging.getLogger("sentstream.wal")
@@ -39,36 +37,8 @@ log = logging.getLogger("sentstream.wal")
 #: a stream that says nothing for so long is dead: a living one answers our question every two seconds. Long, for a
 #: server that decodes a huge transaction may not look up for a while.
 SILENCE: Final = 120.0
-_SNAPSHOT_EVERY: Final = 10.0
 _FEEDBACK_EVERY: Final = 1.0
 _CONFIRM_EVERY: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class WalOptions:
-    """``memory``: seconds that a recount may last; what is younger than that is remembered for its alignment.
-    ``catchup``: bytes of WAL behind which a permanent slot is read by SQL first; 0: never."""
-
-    database_url: str
-    slot: str = "sentstream"
-    publication: str = "sentstream"
-    mailer_schema: str = "public"
-    temporary: bool = False
-    memory: float = 300.0
-    catchup: int = 0
-
-
-def wal_options(settings: Settings) -> WalOptions:
-    """What the settings say of reading the WAL."""
-    return WalOptions(
-        settings.database_url,
-        settings.slot_name,
-        settings.publication,
-        settings.mailer_schema,
-        settings.slot_kind == "temporary",
-        settings.recount_timeout + settings.recount_lock_timeout,
-        settings.catchup_threshold,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +68,18 @@ class WalReader:
         self._control: psycopg.Connection[Any] | None = None
         self._source: Walsender | Catchup | None = None
         self._alignment: Alignment | None = None
-        self._watch: _Watch | None = None
+        self._watch: ServerWatch | None = None
         self._wal_end = 0
         self._received = self._confirmed = self._told = 0
         self._fed_at = self._heard_at = 0.0
         self._asked_at = float("-inf")
-        #: who has the slot that we wait for; "" while we don't
-        self.holder = ""
+        self._taker: SlotTaker | None = None
         self._mark: slots.Clock | None = None
+
+    @property
+    def holder(self) -> str:
+        """Which session has the slot that we wait for; "" while we don't wait."""
+        return self._taker.holder if self._taker is not None else ""
 
     @property
     def behind(self) -> int:
@@ -142,9 +116,11 @@ class WalReader:
         conform(control, options)
         walsender = self._source = Walsender(connect_replication(options.database_url))
         system = walsender.identify()
-        begin = self._take_slot(control, walsender, stop)
-        if begin is None:
+        self._taker = SlotTaker(options, control, walsender)
+        taken = self._taker.take(stop)
+        if taken is None:
             return None
+        self._source, begin = taken.source, taken.begin
         # In this order: a writer that is not among them has ended by then, and H sees it.
         writers = slots.writers(control, options.mailer_schema)
         self._alignment = Alignment(slots.snapshot(control), [w.xid for w in writers if not w.idle])
@@ -153,80 +129,9 @@ class WalReader:
         self._wal_end = clock.wal_end
         self._mark = clock  # the first news needs no tick
         self._heard_at = time.monotonic()
-        self._watch = _Watch(control, options)
+        self._watch = ServerWatch(control, options)
         self._watch.start()
         return Opened(begin, Server(system.identifier, system.timeline, clock.wal_end, system.forks))
-
-    def _take_slot(self, control: psycopg.Connection[Any], walsender: Walsender, stop: threading.Event) -> int | None:
-        """The slot's confirmed LSN, once it is ours; None where ``stop`` was set before."""
-        options, told = self._options, 0.0
-        while not stop.is_set():
-            holder = self._holder(control)
-            if holder is None:
-                self.holder = ""
-                try:
-                    if options.temporary:
-                        walsender.create_temporary_slot(options.slot)
-                    else:
-                        slot, done = slots.ensure(control, options.slot)
-                        if done:
-                            log.warning("%s; counts start from a new baseline", done)
-                        begin = self._begin_catchup(control, slot)
-                        if begin is not None:
-                            walsender.close()
-                            return begin
-                    walsender.start(options.slot, options.publication)
-                    taken = find_slot(control, options.slot)
-                    if taken is None:
-                        raise UnreachableError(f"the slot {options.slot} vanished as it was taken.")
-                    return taken.confirmed
-                except SlotBusyError as error:
-                    holder = str(error)
-            self.holder = holder
-            if time.monotonic() - told > 60:
-                told = time.monotonic()
-                log.info("waiting for the slot %s: %s", options.slot, holder)
-            stop.wait(0.5)
-        return None
-
-    def _begin_catchup(self, control: psycopg.Connection[Any], slot: Slot) -> int | None:
-        """Read the backlog by SQL first, where the slot is far behind: the copy's confirmed LSN, else None."""
-        options = self._options
-        if not options.catchup:
-            return None
-        behind = slots.clock(control).wal_end - slot.confirmed
-        if behind < options.catchup:
-            return None
-        source = Catchup(connect(options.database_url, "catchup"), options.slot, options.publication)
-        try:
-            begin = source.begin()
-        except psycopg.Error as error:  # no slot left, or no right to copy: the walsender does it as well
-            log.info("the backlog is read by the walsender: %s", str(error).strip().splitlines()[0])
-            source.close()
-            return None
-        log.info("%.0f MB of WAL behind: catching up by SQL", behind / 1e6)
-        self._source = source
-        return begin
-
-    def _holder(self, control: psycopg.Connection[Any]) -> str | None:
-        slot = find_slot(control, self._options.slot)
-        if slot is None:
-            return None
-        if self._options.temporary and not slot.temporary:
-            raise PreconditionError(
-                f"SLOT_KIND is temporary, but a permanent slot {slot.name} is there and pins WAL.",
-                f"Drop it (SELECT pg_drop_replication_slot('{slot.name}')), or set SLOT_KIND=permanent.",
-            )
-        slots.check_ours(slot)
-        if slot.active_pid is None:
-            return None
-        row = control.execute(
-            "SELECT application_name, coalesce(host(client_addr), 'local'), backend_start::text"
-            " FROM pg_stat_activity WHERE pid = %s::int",
-            (slot.active_pid,),
-        ).fetchone()
-        who = f" ({row[0]} from {row[1]} since {row[2]})" if row else ""
-        return f"it is active for PID {slot.active_pid}{who}"
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -288,7 +193,7 @@ class WalReader:
                 slots.drop(connection, options.slot)
         raise UnreachableError(f"{error.what} The slot {options.slot} is made anew.") from error
 
-    def _obey(self, watch: _Watch, alignment: Alignment) -> None:
+    def _obey(self, watch: ServerWatch, alignment: Alignment) -> None:
         """Take over what the watch has found since."""
         if watch.failure is not None:
             raise watch.failure
@@ -318,7 +223,7 @@ class WalReader:
             self._asked_at = now
 
     def tell(self) -> None:
-        """Keep the server told without reading on: for whoever has no room for more. Raises what the watch found."""
+        """Send feedback without reading on, where there is no room for more. Raises what the watch found."""
         assert self._source is not None
         assert self._watch is not None
         if self._watch.failure is not None:
@@ -342,71 +247,3 @@ class WalReader:
             log.debug("closing the replication connection: %s", error)
         if self._control is not None:
             self._control.close()
-
-
-def conform(connection: psycopg.Connection[Any], options: WalOptions) -> None:
-    """:exc:`PreconditionError` where publication or identities are not as ``setup`` made them."""
-    differences = check(connection, options.publication, options.mailer_schema)
-    if differences:
-        raise PreconditionError("; ".join(difference.finding for difference in differences), differences[0].fix)
-
-
-class _Watch(threading.Thread):
-    """Asks the server, so that the reading thread never waits for an answer."""
-
-    def __init__(self, control: psycopg.Connection[Any], options: WalOptions) -> None:
-        super().__init__(name="watch", daemon=True)
-        self._connection = control
-        self._options = options
-        self._stopped = threading.Event()
-        self._clocks: deque[slots.Clock] = deque(maxlen=1)
-        self._seen: deque[Snapshot] = deque(maxlen=1)
-        self._snapshots: deque[tuple[float, Snapshot]] = deque()
-        self._settled: deque[tuple[list[int], Snapshot]] = deque(maxlen=1)
-        #: whether the alignment waits to learn which writers were not committing when it began
-        self.unsettled = False
-        self.failure: Exception | None = None
-
-    def take_clock(self) -> slots.Clock | None:
-        return self._clocks.popleft() if self._clocks else None
-
-    def take_seen(self) -> Snapshot | None:
-        return self._seen.popleft() if self._seen else None
-
-    def take_settled(self) -> tuple[list[int], Snapshot] | None:
-        return self._settled.popleft() if self._settled else None
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._connection.cancel_safe(timeout=1)
-        self.join(timeout=5)
-
-    def run(self) -> None:
-        asked = conformed = float("-inf")
-        # Twice a tick: what a flush writes every tick is then at most one and a half ticks old, and never stale.
-        while not self._stopped.wait(TICK / 2):
-            try:
-                now = time.monotonic()
-                if now - conformed >= TICK * 0.9:
-                    conformed = now
-                    conform(self._connection, self._options)
-                self._clocks.append(slots.clock(self._connection))
-                if self.unsettled:
-                    idle = [w.xid for w in slots.writers(self._connection, self._options.mailer_schema) if w.idle]
-                    self._settled.append((idle, slots.snapshot(self._connection)))
-                if now - asked >= _SNAPSHOT_EVERY:
-                    asked = now
-                    self._remember(now)
-            except Exception as error:  # handed to the reading thread, which ends on it
-                if not self._stopped.is_set():
-                    self.failure = error
-                return
-
-    def _remember(self, now: float) -> None:
-        """H becomes the newest snapshot that is older than any recount may last."""
-        self._snapshots.append((now, slots.snapshot(self._connection)))
-        old = None
-        while self._snapshots and now - self._snapshots[0][0] > self._options.memory:
-            old = self._snapshots.popleft()[1]
-        if old is not None:
-            self._seen.append(old)

@@ -247,6 +247,7 @@ def test_a_start_is_followed_by_news_at_once(mailer_db: Database, monkeypatch: p
     with running(db):
         based(db)
     now = db.value("SELECT clock_timestamp()")
+    monkeypatch.setattr("stream.pipeline.server_watch.TICK", 3600.0)
     monkeypatch.setattr("stream.pipeline.wal_reader.TICK", 3600.0)
     with streaming(db):
         eventually(lambda: db.value("SELECT as_of FROM sentstream.watermarks") > now)

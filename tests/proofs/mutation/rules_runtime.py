@@ -52,7 +52,7 @@ RUNTIME = (
     ),
     Mutant(
         "publication and identity are looked at while counting",
-        "_Watch.run",
+        "ServerWatch.run",
         drop("conform(self._connection, self._options)"),
         "tests/postgres/test_limits.py::test_it_stops_loudly_instead_of_counting_wrongly",
     ),
