@@ -19,7 +19,8 @@ from connectors.postgres.doctor.server import standby_names
 from connectors.postgres.store.counters import CounterWriter
 from stream.core.errors import UnreachableError
 from stream.demo.private_postgres import PrivateServer, unprivileged_user
-from stream.pipeline.wal_reader import WalOptions, WalReader
+from stream.pipeline.wal_options import WalOptions
+from stream.pipeline.wal_reader import WalReader
 from tests.fix_postgres import Database
 from tests.postgres.preparing import fill, findings, prepare, run_fix, wanted
 from tests.postgres.test_setup import connect_reader

@@ -13,7 +13,8 @@ import pytest
 
 from connectors.postgres.connect import Connection
 from stream.core.position import parse_lsn
-from stream.pipeline.wal_reader import WalOptions, WalReader
+from stream.pipeline.wal_options import WalOptions
+from stream.pipeline.wal_reader import WalReader
 from tests.fix_postgres import Database
 from tests.fix_proxy import Proxy
 from tests.postgres.running import add_campaign, add_rows, at_rest, based, count, kept, running, truth
@@ -64,8 +65,8 @@ def test_a_recount_that_takes_its_time_can_still_be_compared(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What commits while it counts is remembered for as long as a recount may last."""
-    monkeypatch.setattr("stream.pipeline.wal_reader.TICK", 0.1)
-    monkeypatch.setattr("stream.pipeline.wal_reader._SNAPSHOT_EVERY", 0.05)
+    monkeypatch.setattr("stream.pipeline.server_watch.TICK", 0.1)
+    monkeypatch.setattr("stream.pipeline.server_watch._SNAPSHOT_EVERY", 0.05)
     add_campaign(db, 1, queued=5, sent_rows=2)
     asked = (
         "SELECT query_start FROM pg_stat_activity WHERE datname = %s AND query LIKE 'SELECT pg_current_snapshot()%%'"

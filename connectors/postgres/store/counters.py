@@ -33,7 +33,7 @@ _AGAIN_BUDGET: Final = 0.25
 #: seconds between two attempts where the right to write counters is missing
 _RIGHT_EVERY: Final = 5.0
 
-# EXPLAIN takes the lock on the table (with the caller's patience) and checks our rights on it, and fires no trigger.
+# EXPLAIN takes the lock on the table (waiting as the session does) and checks our rights on it, and fires no trigger.
 _PRELUDE: Final = sql.SQL(
     "EXPLAIN UPDATE {campaigns} SET sent = sent WHERE false; SET CONSTRAINTS ALL IMMEDIATE;"
     " SET LOCAL lock_timeout = {patience}"
@@ -66,18 +66,18 @@ class CounterWriter:
     _refused: dict[int, str] = field(default_factory=dict)
     _no_right_at: float | None = None
 
-    def write(self, connection: Connection, wanted: Mapping[int, int], lock_timeout: str) -> dict[int, Refusal]:
+    def write(self, connection: Connection, wanted: Mapping[int, int]) -> dict[int, Refusal]:
         """Write the counters ``wanted``, whose rows the caller has locked; those that were refused.
 
-        Inside the caller's transaction, which gets its ``lock_timeout`` back. psycopg.errors.InsufficientPrivilege
-        where the right on the table itself is missing (see :meth:`missing_right`).
+        Inside the caller's transaction. psycopg.errors.InsufficientPrivilege where the right on the table itself is
+        missing (see :meth:`missing_right`).
         """
         if not wanted:
             return {}
         refused: dict[int, Refusal] = {}
         fresh = [campaign for campaign in wanted if campaign not in self._refused]
         again = [campaign for campaign in self._refused if campaign in wanted]
-        self._prepare(connection)
+        lock_timeout = self._prepare(connection)
         self._by_halves(connection, wanted, fresh, time.monotonic() + _BUDGET, refused)
         deadline = time.monotonic() + _AGAIN_BUDGET
         for campaign in again:
@@ -111,12 +111,15 @@ class CounterWriter:
         """Whether the right to write is there, as far as known, or it is time to look again."""
         return self._no_right_at is None or time.monotonic() - self._no_right_at >= _RIGHT_EVERY
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepare(self, connection: Connection) -> str:
+        """Take the table's lock, and make waits for others short; how long they were before."""
+        (before,) = connection.execute("SHOW lock_timeout").fetchone() or ("0",)
         campaigns = sql.Identifier(self.mailer_schema, "campaigns")
         connection.execute(_PRELUDE.format(campaigns=campaigns, patience=_PATIENCE))
         if self._no_right_at is not None:
             self._no_right_at = None
             log.info("campaigns.sent can be written again")
+        return str(before)
 
     def _by_halves(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -33,9 +33,6 @@ from stream.core.flushing import (
 from stream.core.position import lsn_text
 
 Connection = psycopg.Connection[Any]
-
-#: how long a flush waits for a lock
-_LOCK_TIMEOUT: Final = "10s"
 
 
 @dataclass(slots=True)
@@ -79,12 +76,12 @@ class FlushWriter:
         """In one transaction; without ``counters`` all that is due stays so."""
         with connection.transaction():
             # What is confirmed must be on disk, whatever the database's default says.
-            connection.execute(f"SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            connection.execute("SET LOCAL synchronous_commit = on")
             self._move_watermark(connection, flush)
             self._failpoint("after_swap")
             flush, raised = self._raised(connection, flush)
             due = self._due_now(connection, flush) if counters else self._due_later(connection, flush)
-            refused = self._counters.write(connection, due.writes, _LOCK_TIMEOUT)
+            refused = self._counters.write(connection, due.writes)
             written = {campaign: sent for campaign, sent in due.writes.items() if campaign not in refused}
             if refused or not counters:
                 shown = {c: due.found[c] if it.shows is None else it.shows for c, it in refused.items()}

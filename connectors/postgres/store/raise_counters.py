@@ -25,8 +25,6 @@ from stream.core.partitioner import partition_of
 
 Connection = psycopg.Connection[Any]
 
-#: how long a raise waits for a lock
-_LOCK_TIMEOUT: Final = "2s"
 #: times that a transaction which gave way to another is tried
 _TRIES: Final = 3
 _AGAIN: Final = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
@@ -187,14 +185,14 @@ def _raise_partition(
     for _ in range(_TRIES):
         try:
             with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+                cursor.execute("SET LOCAL lock_timeout = '2s'")
                 if cursor.execute(_OURS, values).rowcount != 1:
                     return [], []  # it got there meanwhile
                 if cursor.execute(_OPEN, values).rowcount != 1:
                     return [], []
                 rows = cursor.execute(statement, values).fetchall()
                 due = [Raise(campaign, found, wanted) for campaign, found, wanted, locked in rows if locked]
-                refused = writer.write(conn, {it.campaign_id: it.after for it in due}, _LOCK_TIMEOUT)
+                refused = writer.write(conn, {it.campaign_id: it.after for it in due})
                 raises = [it for it in due if it.campaign_id not in refused]
                 written = {
                     "ids": [it.campaign_id for it in raises],
