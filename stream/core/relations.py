@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import pgoutput
@@ -18,10 +19,12 @@ Side = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Which relations are read: the schema of the mailer's tables, and our own."""
+    """Which relations are read: the schema of the mailer's tables, and our own. ``roles``: the roles of the tables as
+    they are now, by oid, for a table that had another name for a moment."""
 
     mailer_schema: str = "public"
     own_schema: str = "sentstream"
+    roles: Mapping[int, str] = field(default_factory=dict)
 
     def role(self, relation: Relation) -> str | None:
         """queue, campaigns, watermarks or recounts; None for a table of others. ``unknown`` is one with the columns of
@@ -30,6 +33,8 @@ class Tables:
             return "queue" if relation.name == "email_queue" else "campaigns"
         if relation.schema == self.own_schema and relation.name in ("watermarks", "recounts"):
             return relation.name
+        if relation.oid in self.roles:
+            return self.roles[relation.oid]
         names = {column.name for column in relation.columns}
         return "unknown" if names >= _QUEUE or names >= _CAMPAIGNS else None
 

@@ -40,6 +40,12 @@ SILENCE: Final = 120.0
 _FEEDBACK_EVERY: Final = 1.0
 _CONFIRM_EVERY: Final = 0.2
 
+_ROLES: Final = """
+SELECT c.oid::bigint, CASE WHEN c.relname = 'email_queue' THEN 'queue' ELSE c.relname::text END
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE (n.nspname, c.relname) IN ((%(mailer)s::name, 'email_queue'), (%(mailer)s::name, 'campaigns'),
+                                 ('sentstream', 'watermarks'), ('sentstream', 'recounts'))"""
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -64,7 +70,7 @@ class WalReader:
 
     def __init__(self, options: WalOptions) -> None:
         self._options = options
-        self._fold = Fold(Tables(options.mailer_schema))
+        self._fold = Fold()
         self._control: psycopg.Connection[Any] | None = None
         self._source: Walsender | Catchup | None = None
         self._alignment: Alignment | None = None
@@ -114,6 +120,7 @@ class WalReader:
         if control.info.parameter_status("in_hot_standby") == "on":
             raise UnreachableError(STANDBY.finding, STANDBY.fix)
         conform(control, options)
+        self._fold = Fold(Tables(options.mailer_schema, roles=_read_roles(control, options.mailer_schema)))
         walsender = self._source = Walsender(connect_replication(options.database_url))
         system = walsender.identify()
         self._taker = SlotTaker(options, control, walsender)
@@ -247,3 +254,8 @@ class WalReader:
             log.debug("closing the replication connection: %s", error)
         if self._control is not None:
             self._control.close()
+
+
+def _read_roles(connection: psycopg.Connection[Any], mailer_schema: str) -> dict[int, str]:
+    """oid -> role of the tables that are read: they keep it whatever their name is for a moment."""
+    return dict(connection.execute(_ROLES, {"mailer": mailer_schema}).fetchall())

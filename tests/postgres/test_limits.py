@@ -25,6 +25,7 @@ from tests.postgres.running import (
     running,
     shown,
     streaming,
+    truth,
 )
 from tests.waiting import eventually
 
@@ -222,6 +223,23 @@ def test_without_the_right_to_write_counters_it_goes_on_counting(
         assert "GRANT UPDATE (sent) ON public.campaigns" in said[0]
         db.execute(f"GRANT UPDATE (sent) ON campaigns TO {role}")
         eventually(lambda: shown(db) == {1: 9})
+
+
+def test_a_queue_that_has_another_name_for_a_moment_is_counted(mailer_db: Database) -> None:
+    """First thing in a session, so that the WAL has never shown the table under its own name."""
+    db = prepared(mailer_db)
+    add_campaign(db, 1, queued=5, sent_rows=1)
+    with running(db):
+        at_rest(db)
+        based(db)
+    db.execute(
+        "BEGIN; ALTER TABLE email_queue RENAME TO q; UPDATE q SET status = 'sent'; DELETE FROM q WHERE id % 2 = 0;"
+        " ALTER TABLE q RENAME TO email_queue; COMMIT"
+    )
+    with running(db):
+        eventually(lambda: shown(db) == {1: 6})
+        eventually(lambda: kept(db) == truth(db))
+    assert db.execute("SELECT * FROM sentstream.verdicts WHERE verdict = 'drift'") == []
 
 
 def test_a_sum_that_does_not_fit_holds_up_no_other(mailer_db: Database) -> None:
