@@ -179,7 +179,7 @@ def test_a_statement_of_somebody_else_that_sets_the_counter(db: Database) -> Non
     db.execute("CREATE EXTENSION pg_stat_statements")
     campaign = fill(db)
     with db.connect() as conn, conn.transaction():
-        assert CounterWriter("public").write(conn, {campaign: 1}, "5s") == {}
+        assert CounterWriter("public").write(conn, {campaign: 1}) == {}
     assert db.value("SELECT count(*) FROM pg_stat_statements WHERE query ~ 'UPDATE .*campaigns'") == 2
     assert findings(db) == {}
     db.execute("UPDATE campaigns SET to_send = 5, sent = (SELECT count(*) FROM email_queue WHERE campaign_id = id)")
