@@ -52,8 +52,8 @@ class Campaign:
     moves: int = 0
     #: rows that were sent when they were deleted
     removed: int = 0
-    #: the campaign came with mails in its counter: how many of them have no row yet; None once the mailer sends
-    unmatched: int | None = None
+    #: mails that its counter showed when the campaign was met, and that have no row yet; 0 once the mailer sends
+    unmatched: int = 0
     verified: Verified | None = None
     #: what the store holds
     stored: Stored | None = None
@@ -118,4 +118,5 @@ class Campaign:
             mailer.name if mailer else "",
             mailer.status if mailer else "",
             mailer.to_send if mailer else 0,
+            unmatched=self.unmatched,
         )

@@ -24,7 +24,8 @@ Stored = tuple[int, int, int, int, int, int]
 @dataclass(frozen=True, slots=True)
 class ProgressRow:
     """A row of ``sentstream.progress``, with what the mailer says of the campaign. ``verified_at``: microseconds;
-    ``floor``: the LSN of the run that raised the counter, where one did."""
+    ``floor``: the LSN of the run that raised the counter, where one did; ``unmatched``: of ``removed``, what the
+    counter showed when the campaign was met, and rows may still come for."""
 
     campaign: int
     counts: Counts
@@ -36,6 +37,7 @@ class ProgressRow:
     status: str = ""
     to_send: int = 0
     floor: int | None = None
+    unmatched: int = 0
 
     @property
     def stored(self) -> Stored:

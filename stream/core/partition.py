@@ -109,7 +109,7 @@ class Partition:
                 campaign.raised = floor  # put there by an interim raise: no row of the campaign was met
                 continue
             campaign.set_counts(row.counts)
-            campaign.removed, campaign.stored = row.removed, row.stored
+            campaign.removed, campaign.unmatched, campaign.stored = row.removed, row.unmatched, row.stored
             if row.sent != campaign.sent:
                 campaign.check += 1  # not as it was written: the next recount says `lost_state`
             if row.removed and not self._keep:  # the policy was `keep` before: what it kept is shown no longer
@@ -184,7 +184,7 @@ class Partition:
                 campaign = campaigns.get(entry.campaign)
                 if campaign is None or not campaign.places:
                     campaign = self._meet(entry.campaign, minute)
-                if campaign.unmatched is not None:
+                if campaign.unmatched:
                     self._match(entry, campaign, minute)
                 places = campaign.places
                 places[entry.source] -= entry.n
@@ -224,20 +224,18 @@ class Partition:
             campaign.raised = None
         if removed:
             campaign.unmet = None
-            if campaign.unmatched is not None:
-                campaign.unmatched = removed
         campaign.set_counts((0, 0, 0, 0, 0))
-        campaign.removed = removed
+        campaign.removed = campaign.unmatched = removed
         campaign.note(minute, "baseline", removed)
         return campaign
 
     @staticmethod
     def _match(entry: Move, campaign: Campaign, minute: int) -> None:
         """The mailer makes campaigns without mails, and no row as `sent`: where a campaign comes with its counter and
-        then with such rows (a restore, a new key), that counter has counted them already."""
+        then with such rows (a restore, a new key), that counter has counted them already. Until the mailer sends."""
         if entry.source != NEW:
-            campaign.unmatched = None
-        elif entry.target == SENT and campaign.unmatched:
+            campaign.unmatched = 0
+        elif entry.target == SENT:
             matched = min(campaign.unmatched, entry.n, campaign.removed)
             campaign.unmatched -= matched
             campaign.removed -= matched
@@ -267,8 +265,6 @@ class Partition:
         mailer = campaign.mailer
         if mailer is None:
             mailer = campaign.mailer = MailerCampaign(entry.name or "", "", 0, 0)
-            if entry.sent > 0 and not campaign.places:
-                campaign.unmatched = 0
         if mailer.status != entry.status:
             self.status_changes.append((entry.campaign, mailer.status, entry.status))
         name = mailer.name if entry.name is None else entry.name

@@ -71,6 +71,9 @@ class Progress:
     written: int | None = None
     floor: int | None = None
     verified: tuple[int, int] | None = None
+    unmatched: int = 0
+    #: how much ``unmatched`` fell since it was last looked at: so many rows may have come for it
+    matched: int = 0
 
 
 @dataclass(slots=True)
@@ -185,7 +188,7 @@ class Server:
         if mark is None:
             raise LookupError(partition)
         rows = tuple(
-            ProgressRow(c, row.counts, row.removed, row.sent, at, lsn, floor=row.floor)
+            ProgressRow(c, row.counts, row.removed, row.sent, at, lsn, floor=row.floor, unmatched=row.unmatched)
             for c, row in self.progress.items()
             for at, lsn in (row.verified or (None, None),)
             if row.partition == partition
@@ -258,6 +261,8 @@ class Server:
         for row in flush.rows:
             here = self.progress.setdefault(row.campaign, Progress(flush.partition))
             here.partition, here.counts, here.removed, here.sent = flush.partition, row.counts, row.removed, row.sent
+            here.matched += max(0, here.unmatched - row.unmatched)
+            here.unmatched = row.unmatched
             here.verified = None if row.verified_at is None else (row.verified_at, row.verified_lsn or 0)
         for key, n in flush.history:
             self.history[key] += n

@@ -176,6 +176,7 @@ class FlushWriter:
                     [row.sent for row in rows],
                     [timestamp(row.verified_at) for row in rows],
                     [None if row.verified_lsn is None else lsn_text(row.verified_lsn) for row in rows],
+                    [row.unmatched for row in rows],
                 ),
             )
         if flush.history:

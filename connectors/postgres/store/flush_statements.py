@@ -31,17 +31,17 @@ ORDER BY due.id""")
 PROGRESS = """
 INSERT INTO sentstream.progress AS p (
     campaign_id, partition, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed, sent,
-    verified_at, verified_lsn)
+    verified_at, verified_lsn, unmatched)
 SELECT campaign, %s::int, queued, sending, sent_rows, failed, cancelled, removed, sent,
-       verified_at, verified_lsn::pg_lsn
+       verified_at, verified_lsn::pg_lsn, unmatched
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-            %s::bigint[], %s::timestamptz[], %s::text[])
-    AS r(campaign, queued, sending, sent_rows, failed, cancelled, removed, sent, verified_at, verified_lsn)
+            %s::bigint[], %s::timestamptz[], %s::text[], %s::bigint[])
+    AS r(campaign, queued, sending, sent_rows, failed, cancelled, removed, sent, verified_at, verified_lsn, unmatched)
 ON CONFLICT (campaign_id) DO UPDATE SET
     partition = excluded.partition, queue_queued = excluded.queue_queued, queue_sending = excluded.queue_sending,
     queue_sent = excluded.queue_sent, queue_failed = excluded.queue_failed, queue_cancelled = excluded.queue_cancelled,
     removed = excluded.removed, sent = excluded.sent,
-    verified_at = excluded.verified_at, verified_lsn = excluded.verified_lsn"""
+    verified_at = excluded.verified_at, verified_lsn = excluded.verified_lsn, unmatched = excluded.unmatched"""
 
 WRITTEN = """
 UPDATE sentstream.progress p SET written = w.sent

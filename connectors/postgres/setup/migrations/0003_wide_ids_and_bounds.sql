@@ -17,6 +17,9 @@ ALTER TABLE sentstream.progress ALTER COLUMN campaign_id TYPE bigint;
 ALTER TABLE sentstream.verdicts ALTER COLUMN campaign_id TYPE bigint;
 ALTER TABLE sentstream.history ALTER COLUMN campaign_id TYPE bigint;
 
+-- Of `removed`: what the counter showed when the campaign was met, and rows may still come for.
+ALTER TABLE sentstream.progress ADD COLUMN unmatched bigint NOT NULL DEFAULT 0;
+
 CREATE OR REPLACE VIEW sentstream.campaign_progress AS
 SELECT c.id, c.name, c.status, coalesce(p.sent, c.sent) AS sent, c.to_send,
        CASE WHEN c.to_send <> 0 THEN
