@@ -49,7 +49,7 @@ class Reactions:
 _ALL = sql.SQL("true")
 
 #: how each column of CampaignRow is read where it exists, and what stands for it where it does not
-_SHAPE = {
+_COLUMNS = {
     "id": ("{}::bigint", "NULL::bigint"),
     "name": ("{}::text", "NULL::text"),
     "status": ("{}::text", "NULL::text"),
@@ -72,7 +72,7 @@ def read_campaigns(conn: Connection[Any], schema: str, statuses: Sequence[str] |
         sql.SQL("{} AS {}").format(
             sql.SQL(there).format(sql.Identifier(name)) if name in present else sql.SQL(missing), sql.Identifier(name)
         )
-        for name, (there, missing) in _SHAPE.items()
+        for name, (there, missing) in _COLUMNS.items()
     )
     query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(schema, CAMPAIGNS.name))
     values: tuple[object, ...] = ()

@@ -1,11 +1,11 @@
 """What other tables of the mailer say about the mails sent: observations of a run, never written anywhere else.
 
 The mailer notes each mail that it hands to Azure in ``azure_message_tracking``, and what Azure tells of it in the
-delivery and engagement tables. None of that is the truth we count (a row's status is), and none of it must be equal:
+delivery and engagement tables. None of that is what is counted (a row's status is), and none of it must be equal:
 events come late or never, tracking rows go with their subscriber. But who reads a report wants to see the other
 numbers, and a campaign outside the queue has nothing else to be compared with.
 
-| kind               | expected                              | actual                         | told where         |
+| kind               | expected                              | actual                         | reported where     |
 |--------------------|---------------------------------------|--------------------------------|--------------------|
 | `tracked`          | `sent` by our count                   | rows of azure_message_tracking | they differ        |
 | `delivered`        | `sent` by our count                   | mails with a Delivered event   | they differ        |
@@ -110,7 +110,7 @@ def observations(counted: PerCampaign, tracking: Tracking) -> list[Observation]:
 def news(now: Iterable[Observation], before: Iterable[Observation]) -> list[Observation]:
     """Those of ``now`` that the run before did not have with the same numbers.
 
-    An old campaign's numbers differ for ever, and need not be kept with every run."""
+    An old campaign's numbers go on to differ, and need not be kept with every run."""
     known = set(before)
     return [observation for observation in now if observation not in known]
 

@@ -14,7 +14,8 @@ from stream.core.finding import Finding
 
 if TYPE_CHECKING:
     from connectors.kafka.topics import Difference
-    from connectors.postgres.setup import Blocker, Plan, Progress, Step, Wanted
+    from connectors.postgres.connect import Connection
+    from connectors.postgres.setup import Blocker, Plan, Progress, Reports, Step, Wanted
 
 app = typer.Typer()
 
@@ -85,7 +86,7 @@ def setup(
             _print_obstacles(call, made.obstacles)
             return 1 if made.obstacles else 0
         with call.connect("setup watch") as watch, _Teller(call) as tell:
-            made = set_up(conn, wanted, watch=watch, on_step=tell.step, on_wait=tell.wait, on_progress=tell.progress)
+            made = set_up(conn, wanted, tell.reports(watch))
     topics, found = ([], 0) if part == "owner" or not settings.kafka else _topics(call)
     next_step = "run `sentstream doctor`, then `sentstream run`"
     _print_done(call, made, "Everything was in place already.", "Done.", next_step, topics)
@@ -154,7 +155,7 @@ def teardown(
         if made.steps and not yes:
             _confirm(call, made, conn.info.dbname)
         with call.connect("teardown watch") as watch, _Teller(call) as tell:
-            made = tear_down(conn, *names, watch=watch, on_step=tell.step, on_wait=tell.wait, on_progress=tell.progress)
+            made = tear_down(conn, *names, tell.reports(watch))
     _print_done(call, made, "Nothing of sentstream is left here.", "Done; the mailer's data is as it was.", "")
     return 0
 
@@ -164,7 +165,7 @@ def _confirm(call: Call, made: Plan, database: str) -> None:
     for step in made.steps:
         call.err.print(f"- {step.purpose}")
     if call.json or not sys.stdin.isatty():
-        raise ConfigurationError("Nobody is here to be asked.", "Add --yes to do all of that.")
+        raise ConfigurationError("There is no terminal to ask on.", "Add --yes to do all of that.")
     if not typer.confirm(f"Do all of that in database {database}?", err=True):
         raise ConfigurationError("Nothing was changed.", "")
 
@@ -225,6 +226,12 @@ class _Teller:
     def __exit__(self, *_: object) -> None:
         if self._status is not None:
             self._status.stop()
+
+    def reports(self, watch: Connection) -> Reports:
+        """What to report while steps run; ``watch`` sees who blocks them."""
+        from connectors.postgres.setup import Reports
+
+        return Reports(watch, self.step, self.wait, self.progress)
 
     def step(self, step: Step) -> None:
         self._err.print(f"- {step.purpose}")

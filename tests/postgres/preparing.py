@@ -12,7 +12,7 @@ import pytest
 
 from connectors.postgres import connect
 from connectors.postgres.doctor import Thresholds, examine
-from connectors.postgres.setup import Plan, Wanted, check, plan_of, set_up, tear_down
+from connectors.postgres.setup import Plan, Reports, Wanted, check, plan_of, set_up, tear_down
 from stream.core.finding import Finding
 from tests.fix_postgres import Database
 from tests.waiting import eventually
@@ -28,7 +28,7 @@ def wanted(db: Database, **wishes: Any) -> Wanted:
 def prepare(db: Database, *, user: str = "", **wishes: Any) -> Plan:
     """Run setup, as the superuser or as ``user``."""
     with db.connect(user=user) as conn, db.connect() as watch:
-        return set_up(conn, wanted(db, **wishes), watch=watch)
+        return set_up(conn, wanted(db, **wishes), Reports(watch))
 
 
 def to_version_1(db: Database) -> None:
@@ -58,7 +58,7 @@ def obstacle_codes(db: Database, *, user: str = "", **wishes: Any) -> set[str]:
 def take_off(db: Database, *, user: str = "", schema: str = "public") -> Plan:
     """Run teardown."""
     with db.connect(user=user) as conn, db.connect() as watch:
-        return tear_down(conn, db.slot, "sentstream", schema, watch=watch)
+        return tear_down(conn, db.slot, "sentstream", schema, Reports(watch))
 
 
 def differences(db: Database, schema: str = "public") -> set[str]:

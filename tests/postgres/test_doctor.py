@@ -378,7 +378,7 @@ def test_disk_held_by_the_slot(mailer_db: Database) -> None:
     db.execute("SELECT pg_logical_emit_message(false, 'x', repeat('y', 2000000))")
     finding = findings(db, thresholds=Thresholds(held=1_000_000))["slot_disk"]
     assert finding.severity == "warning"
-    assert "nobody reads it" in finding.finding
+    assert "it is not read" in finding.finding
 
 
 def test_a_prepared_transaction_left_behind(mailer_db: Database) -> None:

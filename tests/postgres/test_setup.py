@@ -12,7 +12,7 @@ import pytest
 
 from connectors.postgres import setup
 from connectors.postgres.replication.slot import ensure
-from connectors.postgres.setup import BlockedError, Blocker, Step, countable_from, script, set_up
+from connectors.postgres.setup import BlockedError, Blocker, Patience, Reports, Step, countable_from, script, set_up
 from connectors.postgres.setup.versions import migrations
 from stream.core.position import parse_lsn
 from stream.demo.installations import find_installations
@@ -164,7 +164,7 @@ def test_who_blocks_the_index_is_named_with_what_ends_it(mailer_db: Database) ->
     seen: list[Blocker] = []
     with open_transaction(db, "UPDATE email_queue SET priority = 1") as blocker:
         with db.connect() as conn, db.connect() as watch, pytest.raises(BlockedError) as caught:
-            set_up(conn, wanted(db), watch=watch, patient_timeout=1.0, on_wait=seen.append)
+            set_up(conn, wanted(db), Reports(watch, wait=seen.append), Patience(long=1.0))
         pid = blocker.info.backend_pid
         assert [found.pid for found in seen] == [pid]
         for word in (f"process {pid}", "listmonk", "UPDATE email_queue SET priority = 1", "since 2"):
@@ -180,7 +180,7 @@ def test_a_table_lock_is_waited_for_seconds_only_and_its_holder_named(mailer_db:
     db.execute("CREATE UNIQUE INDEX email_queue_sentstream ON email_queue (campaign_id, status, id)")
     with open_transaction(db, "SELECT count(*) FROM email_queue", "pg_dump") as blocker:
         with db.connect() as conn, db.connect() as watch, pytest.raises(BlockedError) as caught:
-            set_up(conn, wanted(db), watch=watch, lock_timeout=0.5)
+            set_up(conn, wanted(db), Reports(watch), Patience(locks=0.5))
         assert f"process {blocker.info.backend_pid}" in caught.value.what
         assert "pg_dump" in caught.value.what
         blocker.rollback()
@@ -197,7 +197,7 @@ def test_two_setups_at_once_do_not_meet(mailer_db: Database) -> None:
                 prepare(db)
 
     with db.connect() as conn:
-        set_up(conn, wanted(db), on_step=on_step)
+        set_up(conn, wanted(db), Reports(step=on_step))
     assert prepare(db).steps == ()
 
 
@@ -211,7 +211,7 @@ def test_a_prepared_transaction_in_the_way_of_the_slot_is_named(mailer_db: Datab
         conn.execute(f"PREPARE TRANSACTION '{gid}'".encode())
     try:
         with db.connect() as conn, db.connect() as watch, pytest.raises(BlockedError) as caught:
-            set_up(conn, wanted(db, part="replication"), watch=watch, patient_timeout=1.0)
+            set_up(conn, wanted(db, part="replication"), Reports(watch), Patience(long=1.0))
         assert gid in caught.value.what
         assert f"ROLLBACK PREPARED '{gid}';" in caught.value.fix
     finally:
@@ -231,7 +231,7 @@ def test_full_and_a_column_list_never_meet_and_the_mailer_goes_on(any_mailer_db:
             assert "full_with_list" not in differences(db)
 
         with db.connect() as conn:
-            set_up(conn, wanted(db, identity=mode), on_step=on_step)
+            set_up(conn, wanted(db, identity=mode), Reports(step=on_step))
         assert identity(db)[0] == {"full": "f", "index": "i"}[mode]
         mailer_works(db)
         assert differences(db) == set()
@@ -293,7 +293,7 @@ def test_a_dropped_identity_index_is_replaced_and_the_mailer_rescued_at_once(mai
             mailer_works(db)
 
     with db.connect() as conn:
-        made = set_up(conn, wanted(db), on_step=on_step)
+        made = set_up(conn, wanted(db), Reports(step=on_step))
         since = countable_from(conn)
     assert made.steps[0].code == "identity_rescue"
     assert differences(db) == set()
@@ -345,7 +345,7 @@ def test_a_slot_in_use_that_has_to_go_has_its_holder_named(mailer_db: Database) 
     with closing(connect_reader(db)) as reader:
         eventually(lambda: db.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", db.slot))
         with db.connect() as conn, pytest.raises(BlockedError) as caught:
-            setup.apply(conn, spent_steps(db), slot_wait=0.3)
+            setup.apply(conn, spent_steps(db), patience=Patience(slot=0.3))
         assert f"process {reader.info.backend_pid}" in caught.value.what
         assert "sentstream reader" in caught.value.what
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from connectors.postgres.setup import BlockedError, apply, plan_of, tear_down, teardown_plan_of
+from connectors.postgres.setup import BlockedError, Patience, Reports, apply, plan_of, tear_down, teardown_plan_of
 from stream.core.errors import PreconditionError
 from tests.fix_postgres import Database
 from tests.postgres.preparing import (
@@ -114,7 +114,7 @@ def test_the_holder_of_the_slot_is_named_and_nothing_else_dropped(mailer_db: Dat
         with db.connect() as conn:
             steps = teardown_plan_of(conn, db.slot, "sentstream", "public").steps
             with pytest.raises(BlockedError) as caught:
-                apply(conn, steps, slot_wait=0.3)
+                apply(conn, steps, patience=Patience(slot=0.3))
         assert f"process {reader.info.backend_pid}" in caught.value.what
         assert differences(db) == set()
     take_off(db)
@@ -125,7 +125,7 @@ def test_a_lock_in_the_way_is_named(mailer_db: Database) -> None:
     prepare(db)
     with open_transaction(db, "SELECT count(*) FROM email_queue", "pg_dump"):
         with db.connect() as conn, db.connect() as watch, pytest.raises(BlockedError) as caught:
-            tear_down(conn, db.slot, "sentstream", "public", watch=watch, lock_timeout=0.5)
+            tear_down(conn, db.slot, "sentstream", "public", Reports(watch), Patience(locks=0.5))
         assert "pg_dump" in caught.value.what
     take_off(db)
 

@@ -22,7 +22,7 @@ from stream.core.status import STATUSES
 
 
 def look(conn: psycopg.Connection[Any], wanted: Wanted) -> Found:
-    """The facts, through ``conn``, which must be in autocommit mode. Takes no lock that anybody could feel."""
+    """The facts, through ``conn``, which must be in autocommit mode. Takes no lock that holds up others."""
     server = _one(conn, _SERVER)
     state = _state(conn)
     structure = read_structure(conn, wanted.publication, wanted.mailer_schema)

@@ -1,6 +1,6 @@
 """What ``setup`` makes, by name: the schema, the identity index, and the publication's tables with their columns.
 
-One truth for the plan, for conformance and for the doctor.
+The plan, conformance and doctor take the names from here.
 """
 
 from __future__ import annotations

@@ -14,17 +14,17 @@ from stream.core.finding import Finding, critical, ok
 
 def pooler(target: Target) -> Iterator[Finding]:
     """A pooler makes up the process id that it tells its clients; the server's own is another."""
-    told = target.conn.info.backend_pid
+    announced = target.conn.info.backend_pid
     row = target.row("SELECT pg_backend_pid() AS pid, inet_server_port() AS port")
     again = target.row("SELECT pg_backend_pid() AS pid")
-    if told == row["pid"] == again["pid"]:
+    if announced == row["pid"] == again["pid"]:
         yield ok("pooler", "The connection goes to the server directly.")
         return
     where = f" (the server itself listens on port {row['port']})" if row["port"] else ""
     yield critical(
         "pooler",
-        f"A connection pooler is in between: we were told process {told}, the server says {row['pid']}. Replication "
-        "and advisory locks need a session of their own.",
+        f"A connection pooler is in between: the session was announced as process {announced}, the server "
+        f"says {row['pid']}. Replication and advisory locks need a session of their own.",
         f"Put the server's own host and port into DATABASE_URL{where}.",
     )
 

@@ -133,7 +133,7 @@ def slot_wal_limit(target: Target) -> Iterator[Finding]:
 
 
 def slot_idle_limit(target: Target) -> Iterator[Finding]:
-    """Servers from 18 on can drop a slot that nobody reads for a while."""
+    """Servers from 18 on can drop a slot that is not read for a while."""
     seconds = int(target.setting("idle_replication_slot_timeout") or 0)
     if seconds and not target.wanted.temporary_slot:
         yield warning(

@@ -61,7 +61,7 @@ def slot_disk(target: Target) -> Iterator[Finding]:
             "Run `sentstream run` (or `read`) now, or raise max_slot_wal_keep_size.",
         )
     elif held > target.thresholds.held or (limit > 0 and held > limit << 19):
-        whom = "the reader is behind" if found.active_pid else "nobody reads it"
+        whom = "the reader is behind" if found.active_pid else "it is not read"
         of = f" of {size(limit << 20)} allowed" if limit > 0 else ""
         yield warning(
             "slot_disk",

@@ -1,4 +1,4 @@
-"""What the checks look at: the connection, the names in force, the facts that setup gathers, and thresholds."""
+"""What the checks look at: the connection, the names that are set, the facts that setup gathers, and thresholds."""
 
 from __future__ import annotations
 

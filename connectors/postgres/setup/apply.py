@@ -1,7 +1,7 @@
-"""Running steps: each in a transaction of its own under ``lock_timeout``, and whoever is in the way named.
+"""Runs steps, each in a transaction of its own under ``lock_timeout``, and names the sessions that are in the way.
 
-A statement that waits for a lock makes everybody behind it wait too, so it gives up after seconds; only what holds up
-nobody (a build CONCURRENTLY, the making of a slot) may wait for minutes. What is done stays done: setup goes on from
+A statement that waits for a lock makes others wait behind it, so it gives up after seconds; only what holds up no other
+session (a build CONCURRENTLY, the making of a slot) may wait for minutes. What is done stays done: setup goes on from
 there.
 """
 
@@ -23,9 +23,9 @@ from stream.core.errors import PreconditionError, SentstreamError, UnreachableEr
 
 #: seconds that a statement may wait for its locks, when others queue behind it
 LOCK_TIMEOUT: Final = 5.0
-#: seconds for what waits without holding up anybody
+#: seconds for what waits without holding up others
 PATIENT_TIMEOUT: Final = 600.0
-#: seconds to wait for whoever holds a slot that has to go
+#: seconds to wait until a slot that has to go is let go
 SLOT_WAIT: Final = 10.0
 _LOOK_EVERY: Final = 0.2
 
@@ -77,35 +77,52 @@ class Progress:
 
 
 def _quiet(_: object) -> None:
-    """Nobody wants to know."""
+    """Not reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that steps may wait: for locks while others queue behind, for what holds up no other, for a used slot."""
+
+    locks: float = LOCK_TIMEOUT
+    long: float = PATIENT_TIMEOUT
+    slot: float = SLOT_WAIT
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What is reported while steps run: each step, each session that it waits for, how far a build is.
+
+    ``watch``, a second autocommit connection, sees the latter two; without it they are not reported.
+    """
+
+    watch: psycopg.Connection[Any] | None = None
+    step: Callable[[Step], None] = _quiet
+    wait: Callable[[Blocker], None] = _quiet
+    progress: Callable[[Progress], None] = _quiet
 
 
 def apply(
     conn: psycopg.Connection[Any],
     steps: Sequence[Step],
-    *,
-    watch: psycopg.Connection[Any] | None = None,
-    lock_timeout: float = LOCK_TIMEOUT,
-    patient_timeout: float = PATIENT_TIMEOUT,
-    slot_wait: float = SLOT_WAIT,
-    on_step: Callable[[Step], None] = _quiet,
-    on_wait: Callable[[Blocker], None] = _quiet,
-    on_progress: Callable[[Progress], None] = _quiet,
+    reports: Reports = Reports(),
+    patience: Patience = Patience(),
 ) -> None:
-    """Run ``steps`` in order on ``conn`` (autocommit). ``watch``, a second autocommit connection, sees who blocks us.
+    """Run ``steps`` in order on ``conn`` (autocommit).
 
     BlockedError names the blocker, PreconditionError what else is in the way; the steps before stay done.
     """
     for step in steps:
-        on_step(step)
-        with _Watch(watch, conn.info.backend_pid, on_wait, on_progress) as seen:
+        reports.step(step)
+        with _Watch(reports, conn.info.backend_pid) as seen:
             try:
-                _run(conn, step, patient_timeout if step.alone else lock_timeout, slot_wait)
+                _run(conn, step, patience)
             except psycopg.Error as error:
                 raise _explained(error, conn, step, seen.blockers) from error
 
 
-def _run(conn: psycopg.Connection[Any], step: Step, timeout: float, slot_wait: float) -> None:
+def _run(conn: psycopg.Connection[Any], step: Step, patience: Patience) -> None:
+    timeout = patience.long if step.alone else patience.locks
     setting = f"SET {'' if step.alone else 'LOCAL '}lock_timeout = {max(1, round(timeout * 1000))}".encode()
     if step.alone:
         conn.execute(setting)
@@ -116,7 +133,7 @@ def _run(conn: psycopg.Connection[Any], step: Step, timeout: float, slot_wait: f
             if not conn.closed:
                 conn.execute(b"RESET lock_timeout")
         return
-    give_up = time.monotonic() + slot_wait
+    give_up = time.monotonic() + patience.slot
     while True:
         try:
             with conn.transaction():
@@ -135,19 +152,12 @@ def _run(conn: psycopg.Connection[Any], step: Step, timeout: float, slot_wait: f
 class _Watch:
     """Looks from a second connection, while a step runs, at who holds what the first one waits for."""
 
-    def __init__(
-        self,
-        conn: psycopg.Connection[Any] | None,
-        pid: int,
-        tell: Callable[[Blocker], None],
-        tell_progress: Callable[[Progress], None],
-    ) -> None:
+    def __init__(self, reports: Reports, pid: int) -> None:
         self.blockers: list[Blocker] = []
-        self._conn = conn
+        self._reports = reports
+        self._conn = reports.watch
         self._pid = pid
-        self._tell = tell
-        self._tell_progress = tell_progress
-        self._told: set[tuple[int, str]] = set()
+        self._reported: set[tuple[int, str]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="sentstream setup watch", daemon=True)
 
@@ -173,11 +183,11 @@ class _Watch:
                 self.blockers = now
             for blocker in now:
                 key = (blocker.pid, blocker.prepared)
-                if key not in self._told:
-                    self._told.add(key)
-                    self._tell(blocker)
+                if key not in self._reported:
+                    self._reported.add(key)
+                    self._reports.wait(blocker)
             if progress is not None:
-                self._tell_progress(progress)
+                self._reports.progress(progress)
 
 
 def _progress(conn: psycopg.Connection[Any], pid: int) -> Progress | None:

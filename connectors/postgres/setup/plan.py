@@ -1,4 +1,4 @@
-"""The plan: facts and wishes in, steps out. Pure; what is there already makes no step, so setup is idempotent.
+"""The plan: from what is found to what is wanted. Pure; what is there makes no step, so setup is idempotent.
 
 The order is the point:
 
@@ -92,7 +92,7 @@ def plan(found: Found, wanted: Wanted) -> Plan:
         renewed = any(step.code == "countable" for step in steps)
         steps += _slot(found, wanted, renewed=renewed)
     if not any(step.part == "owner" for step in steps):
-        # who owns what matters to nobody while there is nothing for the owner to do
+        # another owner is no obstacle while there is nothing for the owner to do
         hindering = tuple(finding for finding in hindering if finding.code not in OF_OWNERS)
     return Plan(tuple(steps), hindering, tuple(_notes(found, wanted)))
 
@@ -273,7 +273,7 @@ def _own_grants(role: str) -> Iterator[str]:
 
 
 def _fresh_tables(found: Found) -> bool:
-    """Whether this plan makes tables of ours, whose missing rights nobody could have seen yet."""
+    """Whether this plan makes tables of ours, on which no rights could be looked up yet."""
     return (found.schema_version or 0) < migrations()[-1].version
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,16 +12,12 @@ from psycopg.rows import tuple_row
 from connectors.postgres.catalog.facts import Wanted
 from connectors.postgres.catalog.look import look
 from connectors.postgres.catalog.names import SCHEMA, literal
-from connectors.postgres.setup.apply import LOCK_TIMEOUT, PATIENT_TIMEOUT, BlockedError, Blocker, Progress, apply
-from connectors.postgres.setup.plan import Plan, Step, plan
+from connectors.postgres.setup.apply import BlockedError, Patience, Reports, apply
+from connectors.postgres.setup.plan import Plan, plan
 from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
 from stream.core.errors import PreconditionError
 
 Connection = psycopg.Connection[Any]
-
-
-def _quiet(_: object) -> None:
-    """Nobody wants to know."""
 
 
 def plan_of(conn: Connection, wanted: Wanted) -> Plan:
@@ -38,32 +34,18 @@ def teardown_plan_of(conn: Connection, slot: str, publication: str, mailer_schem
 def set_up(
     conn: Connection,
     wanted: Wanted,
-    *,
-    watch: Connection | None = None,
-    lock_timeout: float = LOCK_TIMEOUT,
-    patient_timeout: float = PATIENT_TIMEOUT,
-    on_step: Callable[[Step], None] = _quiet,
-    on_wait: Callable[[Blocker], None] = _quiet,
-    on_progress: Callable[[Progress], None] = _quiet,
+    reports: Reports = Reports(),  # noqa: B008 - immutable
+    patience: Patience = Patience(),  # noqa: B008 - immutable
 ) -> Plan:
     """Do what is missing; the plan that was carried out. Idempotent.
 
     PreconditionError when anything stands in the way (then nothing was changed) or did not take; BlockedError names
-    who holds a lock; in both cases what was done stays done. ``watch``: see `apply`.
+    who holds a lock; in both cases what was done stays done.
     """
     with _alone(conn):
         made = plan_of(conn, wanted)
         refuse(made)
-        apply(
-            conn,
-            made.steps,
-            watch=watch,
-            lock_timeout=lock_timeout,
-            patient_timeout=patient_timeout,
-            on_step=on_step,
-            on_wait=on_wait,
-            on_progress=on_progress,
-        )
+        apply(conn, made.steps, reports, patience)
         left = plan_of(conn, wanted)
     if left.steps:
         what = "; ".join(f"{step.purpose}: {' '.join(step.statements)}" for step in left.steps)
@@ -78,13 +60,8 @@ def tear_down(
     slot: str,
     publication: str,
     mailer_schema: str,
-    *,
-    watch: Connection | None = None,
-    lock_timeout: float = LOCK_TIMEOUT,
-    patient_timeout: float = PATIENT_TIMEOUT,
-    on_step: Callable[[Step], None] = _quiet,
-    on_wait: Callable[[Blocker], None] = _quiet,
-    on_progress: Callable[[Progress], None] = _quiet,
+    reports: Reports = Reports(),  # noqa: B008 - immutable
+    patience: Patience = Patience(),  # noqa: B008 - immutable
 ) -> Plan:
     """Take off what setup made; the plan that was carried out. Idempotent.
 
@@ -92,23 +69,15 @@ def tear_down(
     """
     with _alone(conn):
         made = teardown_plan_of(conn, slot, publication, mailer_schema)
-        apply(
-            conn,
-            made.steps,
-            watch=watch,
-            lock_timeout=lock_timeout,
-            patient_timeout=patient_timeout,
-            on_step=on_step,
-            on_wait=on_wait,
-            on_progress=on_progress,
-        )
+        apply(conn, made.steps, reports, patience)
     refuse(made)
     return made
 
 
 @contextmanager
 def _alone(conn: Connection) -> Iterator[None]:
-    """One setup or teardown of a database at a time. Never waits: a build CONCURRENTLY would wait for whoever does."""
+    """One setup or teardown of a database at a time. Never waits, for a build CONCURRENTLY would wait for the waiting
+    session."""
     key = f"hashtextextended({literal(SCHEMA + ' setup')}, 0)".encode()
     with conn.cursor(row_factory=tuple_row) as cursor:
         if cursor.execute(b"SELECT pg_try_advisory_lock(" + key + b")").fetchall() != [(True,)]:

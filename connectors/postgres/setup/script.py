@@ -14,21 +14,12 @@ _WHO = {
 }
 
 
-def script(
-    steps: Sequence[Step],
-    *,
-    database: str,
-    command: str = "setup",
-    lock_timeout: float = LOCK_TIMEOUT,
-    patient_timeout: float = PATIENT_TIMEOUT,
-) -> str:
+def script(steps: Sequence[Step], *, database: str, command: str = "setup") -> str:
     """SQL text, runnable by ``psql -d DATABASE -f``. Empty of statements where nothing is to do."""
-    return "\n".join(_lines(steps, database, command, lock_timeout, patient_timeout)) + "\n"
+    return "\n".join(_lines(steps, database, command)) + "\n"
 
 
-def _lines(
-    steps: Sequence[Step], database: str, command: str, lock_timeout: float, patient_timeout: float
-) -> Iterator[str]:
+def _lines(steps: Sequence[Step], database: str, command: str) -> Iterator[str]:
     yield f"-- sentstream {command}: run in database {quoted(database)}"
     yield "\\set ON_ERROR_STOP on"
     if not steps:
@@ -41,11 +32,11 @@ def _lines(
             yield f"\n-- part {part}: {_WHO[part]}"
         yield f"\n-- {step.purpose}"
         if step.alone:
-            yield f"SET lock_timeout = {round(patient_timeout * 1000)};"
+            yield f"SET lock_timeout = {round(PATIENT_TIMEOUT * 1000)};"
             yield from step.statements
             yield "RESET lock_timeout;"
         else:
             yield "BEGIN;"
-            yield f"SET LOCAL lock_timeout = {round(lock_timeout * 1000)};"
+            yield f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT * 1000)};"
             yield from step.statements
             yield "COMMIT;"

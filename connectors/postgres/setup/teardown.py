@@ -1,7 +1,7 @@
 """Taking off what setup made: the slot first (it pins WAL), then publication, identity, index, rights and schema.
 
-The mailer's data stays as it is, counters too. The replica identity becomes what setup found; one that somebody else
-has set since is left alone. Idempotent: what is gone already makes no step.
+The mailer's data stays as it is, counters too. The replica identity becomes what setup found; one that was set
+otherwise since is left alone. Idempotent: what is gone already makes no step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- Ids of campaigns may be bigint, and a row of recounts has a shape.
+-- Ids of campaigns may be bigint, and rows of recounts are checked.
 
 -- The views stop reading `progress` while its column changes. They are replaced and not dropped: grants of others, and
 -- views of others on them, stay.
@@ -47,7 +47,7 @@ WHERE (q.queue_rows IS NOT NULL OR p.campaign_id IS NOT NULL)
 
 -- A row of recounts travels through the stream, and a role with INSERT alone may write one: what can't be a count is
 -- refused here. jsonb prints itself in one form, so one expression says it all: ids, five counts, campaigns.sent (which
--- anybody may have set below 0). NOT VALID: rows that are there stay.
+-- may have been set below 0). NOT VALID: rows that are there stay.
 ALTER TABLE sentstream.recounts
     ADD CONSTRAINT recounts_counts CHECK (
         counts::text ~ '^\{("-?[0-9]{1,19}": \[([0-9]{1,18}, ){5}-?[0-9]{1,19}\](, )?)*\}$') NOT VALID,
