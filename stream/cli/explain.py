@@ -82,6 +82,7 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
             f"campaigns.sent is {words.number(found.counter)}, the mailer's own number. sentstream has not counted "
             "yet: the first recount finds which campaigns have rows in the queue (`sentstream status`)."
         )
+        yield from _blocked(found)
         return
     if it.source == "mailer":
         yield (
@@ -101,6 +102,7 @@ def reasons(found: Explanation, *, removed: str, write_back: bool) -> Iterator[s
         else "The mailer says that there is nothing to send (to_send is 0), so there is no percentage."
     )
     yield from _freshness(found)
+    yield from _blocked(found)
     yield from _counter(found, not write_back if found.shadow is None else found.shadow)
     yield from _queue_now(found)
     yield from _proof(found)
@@ -138,6 +140,12 @@ def _freshness(found: Explanation) -> Iterator[str]:
         )
     else:
         yield f"The number is live: true as of {words.ago(it.as_of, found.now)}."
+
+
+def _blocked(found: Explanation) -> Iterator[str]:
+    if found.old_transaction is not None:
+        text = words.transaction_text(found.old_transaction)
+        yield f"{text[0].upper()}{text[1:]}."
 
 
 def _counter(found: Explanation, shadow: bool) -> Iterator[str]:

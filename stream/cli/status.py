@@ -42,6 +42,8 @@ def _lines(found: Status, slot_name: str, temporary: bool) -> Iterator[Text]:
         yield _line("", f"and {words.count_of(hidden, 'partition')} that are further on", "dim")
     yield _line("slot", *_slot(found.slot, slot_name, temporary))
     yield _line("verified", words.run_text(found.last_run, found))
+    if found.old_transaction is not None:
+        yield _line("blocked by", words.transaction_text(found.old_transaction), "yellow")
     if found.open_runs:
         yield _line("", f"{words.count_of(found.open_runs, 'recount')} not sealed yet", "dim")
     if not found.roles:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.cells import cell_len, set_cell_size
 
 if TYPE_CHECKING:
+    from connectors.postgres.queries.old_transaction import OldTransaction
     from connectors.postgres.queries.status import LastRun, Status
 
 _CONTROL: Final = dict.fromkeys((*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2066, 0x2067,
@@ -83,6 +84,20 @@ def run_text(run: LastRun | None, status: Status) -> str:
     kinds = {name: getattr(run, name) for name in ("verified", "drift", "inconclusive", "not_comparable", "baseline")}
     found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in kinds.items() if count)
     return f"run {run.run_id}: {found or 'no campaigns'}, {ago(run.finished_at or run.started_at, status.now)}"
+
+
+def transaction_text(old: OldTransaction) -> str:
+    """Whose transaction keeps recounts inconclusive, for how long, and how it ends."""
+    age = "" if old.age_seconds is None else f" for {span(old.age_seconds)}"
+    if old.gid is not None:
+        return (
+            f"prepared transaction '{safe(old.gid)}' of {safe(old.role)} in database {safe(old.database)} was left "
+            f"behind{age}: recounts can't be concluded before COMMIT PREPARED or ROLLBACK PREPARED"
+        )
+    return (
+        f"process {old.pid} ({safe(old.application) or 'no application name'}, role {safe(old.role)}, database "
+        f"{safe(old.database)}) has a writing transaction open{age}: recounts can't be concluded before it ends"
+    )
 
 
 def safe(text: str) -> str:

@@ -10,7 +10,9 @@ from datetime import datetime, timezone
 import psycopg
 import pytest
 
+from connectors.postgres.queries.old_transaction import OldTransaction
 from connectors.postgres.queries.progress import find_campaigns, read_progress
+from stream.cli import words
 from stream.core.errors import ConfigurationError, PreconditionError
 from stream.core.progress import FIELDS
 from tests.fix_postgres import Database
@@ -268,8 +270,8 @@ def test_explain_for_programs(counted_db: Database, run: Run) -> None:
 
 def test_a_name_with_escapes_reaches_no_terminal(counted_db: Database, run: Run) -> None:
     counted_db.execute("UPDATE campaigns SET name = E'a\\x1b[2Jb\\u202ec' WHERE id = 7")
-    for words in (["progress", "7"], ["explain", "7"]):
-        out = run(*words, "--database-url", counted_db.url).out
+    for command in (["progress", "7"], ["explain", "7"]):
+        out = run(*command, "--database-url", counted_db.url).out
         assert "\x1b" not in out
         assert "\u202e" not in out
 
@@ -342,3 +344,33 @@ def test_a_first_count_is_said_as_that(counted_db: Database, run: Run) -> None:
     )
     said = " ".join(run("explain", "8", "--database-url", counted_db.url).out.split())
     assert "No recount has verified it yet. Run 17 counted it" in said
+
+
+def test_status_and_explain_name_the_transaction_that_keeps_recounts_inconclusive(
+    counted_db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.postgres.queries.old_transaction.SHORT", 0.0)
+
+    def text(*words: str) -> str:
+        return " ".join(run(*words, "--database-url", counted_db.url).out.split())
+
+    with psycopg.connect(counted_db.url, application_name="a long job") as held:
+        held.execute("CREATE TABLE held (i int)")
+        assert "blocked by" not in text("status"), "there is a baseline, and the last run was conclusive"
+        counted_db.execute("UPDATE sentstream.watermarks SET based = false")
+        expected = f"rocess {held.info.backend_pid} (a long job, role {held.info.user}, database {counted_db.name})"
+        assert expected in text("status")
+        assert expected in text("explain", "7")
+        assert expected in text("explain", "10")
+        found = run("status", "--json", "--database-url", counted_db.url).json["old_transaction"]
+        assert (found["pid"], found["application"]) == (held.info.backend_pid, "a long job")
+        held.rollback()
+    assert "blocked by" not in text("status")
+
+
+def test_a_prepared_transaction_is_named_with_the_statements_that_end_it() -> None:
+    text = words.transaction_text(OldTransaction(None, "p\x1b[1m", "me", "other", "", 7200.0))
+    assert text.startswith(
+        "prepared transaction 'p\N{REPLACEMENT CHARACTER}[1m' of me in database other was left behind for"
+    )
+    assert "ROLLBACK PREPARED" in text

@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from connectors.postgres.queries.errors import reading
+from connectors.postgres.queries.old_transaction import OldTransaction, read_old_transaction
 from connectors.postgres.queries.progress import read_progress
 from connectors.postgres.queries.shadow import flushes_in_shadow
 from stream.core.errors import ConfigurationError
@@ -78,6 +79,7 @@ class Explanation:
     verified_lsn: str | None
     based: bool
     shadow: bool | None
+    old_transaction: OldTransaction | None
     watermark_lsn: str | None
 
 
@@ -133,6 +135,8 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
             findings = cursor.execute(_FINDINGS, given).fetchall()
         with connection.cursor(row_factory=class_row(Rebase)) as cursor:
             rebases = cursor.execute(_REBASES, given).fetchall()
+        inconclusive = bool(findings) and findings[0].verdict == "inconclusive"
+        old_transaction = read_old_transaction(connection) if not ours[4] or inconclusive else None
     counter, written, _floor, verified_lsn, based, watermark_lsn, ahead = ours
     return Explanation(
         now=read.now,
@@ -148,5 +152,6 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
         verified_lsn=verified_lsn,
         based=bool(based),
         shadow=shadow,
+        old_transaction=old_transaction,
         watermark_lsn=watermark_lsn,
     )

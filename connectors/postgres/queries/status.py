@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from connectors.postgres.connect import SHADOW
 from connectors.postgres.queries.errors import reading
+from connectors.postgres.queries.old_transaction import OldTransaction, read_old_transaction
 from stream.core.errors import PreconditionError
 
 Connection = psycopg.Connection[Any]
@@ -79,7 +80,9 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it, at the server's time ``now``. ``last_run``: the last sealed one; ``campaigns``: those we count."""
+    """All of it, at the server's time ``now``. ``last_run``: the last sealed one; ``campaigns``: those we
+    count; ``old_transaction``: keeps recounts inconclusive, read where there is no baseline or the last run was not
+    conclusive."""
 
     now: datetime
     server_version: str
@@ -91,6 +94,7 @@ class Status:
     roles: tuple[Role, ...]
     last_run: LastRun | None
     open_runs: int
+    old_transaction: OldTransaction | None = None
 
     @property
     def shadow(self) -> bool:
@@ -162,6 +166,9 @@ def read_status(connection: Connection, slot_name: str) -> Status:
             roles = cursor.execute(_ROLES, given).fetchall()
         with connection.cursor(row_factory=class_row(LastRun)) as cursor:
             last_run = cursor.execute(_LAST_RUN).fetchone()
+        inconclusive = last_run is not None and bool(last_run.inconclusive)
+        unbased = not all(mark.based for mark in watermarks)
+        old_transaction = read_old_transaction(connection) if unbased or inconclusive else None
     return Status(
         now=now,
         server_version=server_version,
@@ -173,4 +180,5 @@ def read_status(connection: Connection, slot_name: str) -> Status:
         roles=tuple(roles),
         last_run=last_run,
         open_runs=open_runs,
+        old_transaction=old_transaction,
     )
