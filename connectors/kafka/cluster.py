@@ -51,7 +51,7 @@ class KafkaSettings(Protocol):
 
 
 class BrokerUnreachableError(UnreachableError):
-    """No broker answers. The roles that keep running wait for one."""
+    """No broker answers, or a topic is gone. The roles that keep running wait until that is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,11 @@ class Cluster:
             return SentstreamError(
                 f"Kafka at {brokers} does not allow this ({type(error).__name__}: {error}).",
                 "Grant the rights that docs/topics.md lists for this role.",
+            )
+        if isinstance(error, kafka.errors.UnknownTopicOrPartitionError):
+            return BrokerUnreachableError(
+                f"A topic is missing in Kafka at {brokers} ({error}).",
+                "Where it does not come back, `sentstream setup` creates it.",
             )
         return BrokerUnreachableError(
             f"Kafka at {brokers} does not answer ({type(error).__name__}: {error}).",

@@ -111,15 +111,29 @@ class LagReader:
             self.close()
             raise self._cluster.refused(error) from error
 
-    def _read(self) -> list[PartitionLag]:
+    def without_owner(self) -> list[int]:
+        """The partitions that no member of the group holds, while it does not rebalance."""
+        try:
+            admin = self._connected()
+            members = self._members(admin)
+            return [] if members is None else [tp.partition for tp in self._tps(admin) if tp.partition not in members]
+        except (kafka.errors.KafkaError, OSError) as error:
+            self.close()
+            raise self._cluster.refused(error) from error
+
+    def _connected(self) -> KafkaAdminClient:
         if self._admin is None:
             self._admin = self._cluster.admin()
+        return self._admin
+
+    def _read(self) -> list[PartitionLag]:
+        admin = self._connected()
         now, wall = time.monotonic(), time.time()
-        partitions = self._partitions(self._admin)
-        ends = self._offsets(self._admin, partitions, OffsetSpec.LATEST)
-        begins = self._offsets(self._admin, partitions, OffsetSpec.EARLIEST)
-        committed = self._admin.list_group_offsets({self._group: partitions})[self._group]
-        members = self._members(self._admin)
+        partitions = self._tps(admin)
+        ends = self._offsets(admin, partitions, OffsetSpec.LATEST)
+        begins = self._offsets(admin, partitions, OffsetSpec.EARLIEST)
+        committed = admin.list_group_offsets({self._group: partitions})[self._group]
+        members = self._members(admin)
         done: dict[TopicPartition, int | None] = dict.fromkeys(partitions)
         done.update((tp, it.offset) for tp, it in committed.items() if it.offset >= 0)
         times = self._timestamps({tp: it for tp, it in done.items() if it is not None and begins[tp] <= it < ends[tp]})
@@ -149,7 +163,7 @@ class LagReader:
             return 0.0
         return max(0.0, wall - stamp / 1000) if stamp is not None else ends.age(done, now)
 
-    def _partitions(self, admin: KafkaAdminClient) -> list[TopicPartition]:
+    def _tps(self, admin: KafkaAdminClient) -> list[TopicPartition]:
         description = admin.describe_topics([self._topic])[0]
         numbers = sorted(it["partition_index"] for it in description["partitions"])
         return [TopicPartition(self._topic, number) for number in numbers]

@@ -94,7 +94,7 @@ class Publisher:
                 linger_ms=2,
                 batch_size=128 << 10,
                 max_request_size=RECORD_LIMIT,
-                max_block_ms=15_000,
+                max_block_ms=5_000,
                 delivery_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
                 request_timeout_ms=10_000,
                 bootstrap_timeout_ms=15_000,

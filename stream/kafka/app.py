@@ -17,6 +17,8 @@ from stream.kafka.options import WorkerOptions
 
 #: records that wait for a partition to be loaded: few, as each may have half a megabyte
 _BUFFER: Final = 32
+#: milliseconds after which a topic that was deleted or created anew is noticed
+_METADATA_AGE: Final = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ def make_app(options: WorkerOptions, folder: str, callbacks: Callbacks) -> tuple
         broker_commit_interval=0.5,
         broker_max_poll_records=200,
         consumer_max_fetch_size=1 << 20,
+        consumer_metadata_max_age_ms=_METADATA_AGE,
+        producer_metadata_max_age_ms=_METADATA_AGE,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=options.member,
         producer_linger=0.005,

@@ -47,6 +47,8 @@ log = logging.getLogger("sentstream.reader")
 
 #: seconds without a round after which only a restart helps; the server may be silent for two minutes while it decodes
 STUCK: Final = 180.0
+#: seconds between two attempts to reach a broker, or to find a topic, at most
+_BROKER_PAUSE: Final = 5.0
 #: seconds that a stop waits for acknowledgements; what comes later is sent again by the next reader
 _LAST_WAIT = 10.0
 
@@ -218,10 +220,14 @@ class Reader:
         run_sessions(
             self._session,
             self.stop,
-            longest_pause=lambda: self._settings().reconnect_max,
+            longest_pause=self._longest_pause,
             on_pause=self._went_round,
             retried=(FencedError, PublishError, BrokerUnreachableError),
         )
+
+    def _longest_pause(self) -> float:
+        longest = self._settings().reconnect_max
+        return longest if self.state.broker_away_since is None else min(longest, _BROKER_PAUSE)
 
     def _session(self) -> ReaderSession:
         settings = self._settings()

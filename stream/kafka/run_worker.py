@@ -54,6 +54,9 @@ class StallProbe:
             return None
         if self._state.pending_bytes:
             return "records wait to be written"
+        if not self._state.partitions:
+            free = self._lag.without_owner()
+            return f"no worker holds the partitions {', '.join(map(str, free))}" if free else None
         for line in self._lag.read():
             if line.partition not in self._state.partitions:
                 continue
@@ -124,7 +127,7 @@ async def _run(
 async def _topics_found(settings: Settings, state: WorkerState, stop: asyncio.Event) -> bool:
     """Wait for a broker, then require the topics as planned; False where ``stop`` was set before a broker answered."""
     loop = asyncio.get_running_loop()
-    backoff = Backoff(first=0.2, most=settings.reconnect_max)
+    backoff = Backoff(first=0.2, most=min(5.0, settings.reconnect_max))
     while not stop.is_set():
         try:
             require(await loop.run_in_executor(None, partial(ensure, settings, create_missing=False)))

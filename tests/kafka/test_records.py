@@ -177,6 +177,25 @@ def test_topics_made_anew_are_counted_anew(shape: Shape) -> None:
     proved(shape)
 
 
+def test_a_topic_made_anew_under_running_roles_is_counted_anew(shape: Shape) -> None:
+    """Its partitions have no owner for a moment, and its offsets begin at 0 again."""
+    running(shape)
+    shape.until_right()
+    admin = shape.cluster.admin()
+    wanted = [topic for topic in resolved(plan(shape.settings), 1) if topic.name == shape.names.changes]
+    admin.delete_topics([shape.names.changes])
+    eventually(lambda: shape.names.changes not in admin.list_topics(), 20)
+    shape.db.execute("UPDATE email_queue SET status = 'sent' WHERE id % 2 = 0")
+    worker = shape.roles[1]
+    seen = worker.said.count("partitions assigned")
+    eventually(lambda: worker.said.count("partitions assigned") > seen, 30)  # none
+    create(admin, wanted)
+    admin.close()
+    add_rows(shape.db, 1, "sent", 5)
+    proved(shape, 60)
+    assert all(role.process.poll() is None for role in shape.roles)
+
+
 @pytest.mark.slow
 def test_a_changelog_that_lost_its_tail_changes_nothing(shape: Shape) -> None:
     running(shape)
