@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
@@ -30,7 +31,14 @@ VERSION: Final = 1
 
 _POSITION = re.compile(r"([0-9A-F]{16})\.([0-9A-F]{8,16})\Z")
 _1970 = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_INT32: Final = 1 << 31
+#: what a bigint holds is below it
+_BIGINT: Final = 1 << 63
+#: rows of one campaign that one transaction may move, or one recount may find
+_ROWS: Final = 1 << 48
+#: minutes since 1970: in the year 6053
+_LAST_MINUTE: Final = 1 << 31
+#: the newest epoch in Kafka that a new epoch follows; above it are only those that a reader counted up from there
+NEWEST_EPOCH: Final = 1 << 62
 #: decoded moves kept, some 150 bytes each
 _REMEMBERED: Final = 200_000
 
@@ -62,6 +70,19 @@ def encode(batch: Batch) -> bytes:
             "entries": entries,
         }
     )
+
+
+def encode_within(batch: Batch, limit: int) -> list[tuple[Position, bytes]]:
+    """The records of a batch, each with its end: one, or where that would have more than ``limit`` bytes several that
+    tile the batch. A single entry is not cut."""
+    record = encode(batch)
+    if len(record) <= limit or len(batch.entries) < 2:
+        return [(batch.end, record)]
+    half = len(batch.entries) // 2
+    lsn, seq, _ = batch.entries[half]
+    cut = Position(lsn, seq)
+    first = replace(batch, end=cut, as_of=0, entries=batch.entries[:half])  # nothing is complete up to a time yet
+    return encode_within(first, limit) + encode_within(replace(batch, begin=cut, entries=batch.entries[half:]), limit)
 
 
 def _change(entry: Entry) -> Any:
@@ -129,8 +150,8 @@ class Decoder:
         _need(value.get("v") == VERSION, f"version {value.get('v')!r} instead of {VERSION}")
         _need(value["partition"] == partition, f"made for partition {value['partition']!r}")
         epoch, minute, as_of = value["epoch"], value["minute"], value["as_of"]
-        _need(type(epoch) is int and epoch > 0, f"epoch {epoch!r}")
-        _need(type(minute) is int and minute >= 0, f"minute {minute!r}")
+        _need(type(epoch) is int and 0 < epoch < _BIGINT, f"epoch {epoch!r}")
+        _need(type(minute) is int and 0 <= minute < _LAST_MINUTE, f"minute {minute!r}")
         begin, end = _position(value["begin"]), _position(value["end"])
         _need(begin <= end, "it ends before it begins")
         entries = self._entries(value["entries"], value["changes"], begin, end)
@@ -161,7 +182,7 @@ class Decoder:
     def _move(self, key: tuple[Any, ...]) -> Move:
         campaign, source, target, n = key
         _need(_is_id(campaign), f"campaign {campaign!r}")
-        _need(type(n) is int and 0 < n < 1 << 63, f"a move of {n!r} rows")
+        _need(type(n) is int and 0 < n < _ROWS, f"a move of {n!r} rows")
         place, goal = PLACE_BY_NAME[source], PLACE_BY_NAME[target]
         _need(place != goal and place not in (REMOVED, MOVED) and goal != NEW, f"a move from {source} to {target}")
         if len(self._moves) >= _REMEMBERED:
@@ -176,16 +197,17 @@ def _need(good: bool, what: str) -> None:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and -_INT32 <= value < _INT32
+    return type(value) is int and -_BIGINT <= value < _BIGINT
 
 
 def _text(value: Any) -> str:
-    _need(type(value) is str, f"{value!r} is no text")
+    _need(type(value) is str and "\0" not in value, f"{value!r} is no text")
     return str(value)
 
 
-def _whole(value: Any) -> int:
+def _whole(value: Any, least: int = -_BIGINT, below: int = _BIGINT) -> int:
     _need(type(value) is int, f"{value!r} is no whole number")
+    _need(least <= value < below, f"{value!r} is out of range")
     return int(value)
 
 
@@ -198,13 +220,13 @@ def _position(text: str) -> Position:
     match = _POSITION.match(text)
     _need(match is not None, f"position {text!r}")
     assert match is not None
-    return Position(int(match[1], 16), int(match[2], 16))
+    return Position(int(match[1], 16), _whole(int(match[2], 16)))
 
 
 def microseconds_of(text: str) -> int:
     """RFC 3339 in UTC as microseconds since 1970; ValueError where it can't be read."""
     _need(text.endswith("Z"), f"time {text!r}")
-    return (datetime.fromisoformat(text[:-1] + "+00:00") - _1970) // timedelta(microseconds=1)
+    return _whole((datetime.fromisoformat(text[:-1] + "+00:00") - _1970) // timedelta(microseconds=1), 0)
 
 
 def _read_truncate(change: Mapping[str, Any]) -> Truncate:
@@ -231,14 +253,14 @@ def _read_recount(change: Mapping[str, Any]) -> Recount:
     expected = {}
     for campaign, row in change["counts"].items():
         *counts, shown = map(_whole, row)
-        _need(len(counts) == 5 and min(counts) >= 0, f"the counts of campaign {campaign} are {row}")
+        _need(len(counts) == 5 and min(counts) >= 0 and max(counts) < _ROWS, f"counts of campaign {campaign}: {row}")
         queued, sending, sent, failed, cancelled = counts
         expected[_campaign(int(campaign))] = Counted((queued, sending, sent, failed, cancelled), shown)
     rebase, reason = change["rebase"], change["reason"]
     if rebase is not None and rebase != "all":
         rebase = tuple(map(_campaign, rebase))
     return Recount(
-        _whole(change["run_id"]),
+        _whole(change["run_id"], 1),
         _text(change["trigger"]),
         microseconds_of(change["started_at"]),
         parse_lsn(change["lsn"]),

@@ -22,7 +22,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.protocol.consumer import OffsetSpec
 
 from connectors.kafka.cluster import Cluster
-from connectors.kafka.codec import encode, end_of
+from connectors.kafka.codec import NEWEST_EPOCH, encode_within, end_of
 from connectors.kafka.topics import RECORD_LIMIT
 from stream.core.batch import Batch
 from stream.core.epoch import KafkaEnd
@@ -33,6 +33,8 @@ from stream.core.position import Position
 IN_FLIGHT: Final = 32 << 20
 #: how long a record may wait for its acknowledgement before the reader gives up and starts again
 DELIVERY_TIMEOUT: Final = 120.0
+#: bytes of a record at which a batch is cut into several
+_RECORD_BYTES: Final = 1 << 20
 #: records at the end of a partition among which the last batch is searched
 _LOOK_BACK: Final = 50
 
@@ -97,7 +99,7 @@ class Publisher:
                 max_block_ms=5_000,
                 delivery_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
                 request_timeout_ms=10_000,
-                bootstrap_timeout_ms=15_000,
+                bootstrap_timeout_ms=5_000,
                 reconnect_backoff_max_ms=2_000,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
@@ -112,7 +114,7 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(0.0 if kind else 10.0)
+        self.close(0.0 if kind or self.in_flight else 2.0)
 
     @property
     def room(self) -> bool:
@@ -126,14 +128,17 @@ class Publisher:
 
     def send(self, batch: Batch) -> None:
         """Send a batch; does not wait for it. PublishError where it can't be sent, or an earlier one failed."""
-        data = encode(batch)
         lane = self._lanes[batch.partition]
-        self._failpoint("before_send")
+        for end, data in encode_within(batch, _RECORD_BYTES):
+            self._failpoint("before_send")
+            self._send(lane, batch, end, data)
+
+    def _send(self, lane: _Lane, batch: Batch, end: Position, data: bytes) -> None:
         try:
             future = self._producer.send(self._topic, value=data, partition=batch.partition)
         except (kafka.errors.KafkaError, OSError, AssertionError) as error:
             raise self._failed(error, batch.partition, batch.begin) from error
-        lane.waiting.append(_Sent(future, batch.end, len(data), time.monotonic()))
+        lane.waiting.append(_Sent(future, end, len(data), time.monotonic()))
         self.in_flight += len(data)
         self.records += 1
         self.bytes += len(data)
@@ -210,7 +215,7 @@ def last_ends(cluster: Cluster, topic: str, partitions: int, *, timeout: float =
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=1 << 20,
-            bootstrap_timeout_ms=15_000,
+            bootstrap_timeout_ms=5_000,
             **cluster.kafka_python(),
         )
     except (kafka.errors.KafkaError, OSError) as error:
@@ -246,7 +251,9 @@ def _last_batch(consumer: KafkaConsumer, tp: TopicPartition, begin: int, end: in
             if time.monotonic() > until:
                 raise kafka.errors.KafkaTimeoutError(f"the end of {tp.topic}, partition {tp.partition}, can't be read")
             for record in consumer.poll(timeout_ms=500).get(tp, ()):
-                found = end_of(record.value) or found
+                end_here = end_of(record.value)
+                if end_here is not None and end_here.epoch <= NEWEST_EPOCH:
+                    found = end_here
         if found is not None:
             return found
     return None

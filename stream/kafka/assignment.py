@@ -26,7 +26,7 @@ from stream.core.errors import PoisonError
 from stream.core.flushing import Flush, FlushResult
 from stream.core.pace import TICK, Waiting
 from stream.core.partition import Loaded, Outcome, Partition, Policy
-from stream.core.position import Position
+from stream.core.position import Position, lsn_text
 from stream.core.verdict import GAP, NEW_EPOCH
 
 #: seconds between two seeks of a partition
@@ -81,6 +81,7 @@ class AssignedPartition:
         self._pending: deque[Record] = deque()
         self._taken = 0
         self._based_written = False
+        self._refused = False
         self._durable_offset: int | None = None
         self._flushed_at = float("-inf")
         self._sought_at = float("-inf")
@@ -96,9 +97,9 @@ class AssignedPartition:
 
     # ---- loading ------------------------------------------------------------------------------------------------
 
-    def load(self, loaded: Loaded) -> list[Record]:
+    def load(self, loaded: Loaded, wal_end: int | None = None) -> list[Record]:
         """Become what PostgreSQL holds, and apply again what is pending. Returns the pending records that PostgreSQL
-        has already, which may be acknowledged."""
+        has already, which may be acknowledged. ``wal_end``: where the server's WAL ends now."""
         partition = self._partition
         new_epoch = self.loaded and loaded.epoch != partition.epoch
         partition.load(loaded, NEW_EPOCH if new_epoch and not loaded.based else None)
@@ -107,15 +108,41 @@ class AssignedPartition:
         pending, self._pending, self.size = self._pending, deque(), 0
         self.next_offset = self._durable_offset = loaded.next_offset
         self.loaded = True
+        refused, self._refused = self._refused, False
+        if refused or any(self._is_beyond(record, wal_end) for record in pending):
+            partition.unbase(GAP)
         done = []
         for record in pending:
             if self.next_offset is not None and record.offset < self.next_offset:
                 done.append(record)
             elif self.next_offset is not None and record.offset > self.next_offset:
                 break  # PostgreSQL has less than we thought: what it lacks is read again
-            elif self._apply(record) is RecordOutcome.RELOAD:
+            elif refused or self._is_beyond(record, wal_end) or self._apply(record) is RecordOutcome.RELOAD:
                 self.ignore(record)
         return done
+
+    def refuse(self, why: str) -> None:
+        """PostgreSQL refuses the flush that was taken. Once the partition is loaded again, the pending records are
+        passed over, and it is counted anew."""
+        self._refused = True
+        offsets = f"offsets {self._pending[0].offset} to {self._pending[-1].offset}" if self._pending else "no offset"
+        self.poisoned = PoisonError(
+            f"PostgreSQL refuses what the records of {self._topic}, partition {self.number}, {offsets}, add up to: "
+            f"{why}.",
+            "They are skipped, and the partition is counted anew.",
+        )
+
+    def _is_beyond(self, record: Record, wal_end: int | None) -> bool:
+        """Whether a record says of this epoch what the server can't have written yet."""
+        last = end_of(record.value)
+        if wal_end is None or last is None or last.epoch != self._partition.epoch or last.end.lsn <= wal_end:
+            return False
+        self.poisoned = PoisonError(
+            f"The record at {self._topic}, partition {self.number}, offset {record.offset} ends at "
+            f"{lsn_text(last.end.lsn)}, beyond the server's WAL, which ends at {lsn_text(wal_end)}.",
+            "It is skipped, and the partition is counted anew.",
+        )
+        return True
 
     # ---- applying -----------------------------------------------------------------------------------------------
 

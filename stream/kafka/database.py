@@ -18,6 +18,7 @@ import psycopg
 
 from connectors.postgres.connect import connect, writing_role
 from connectors.postgres.queries.history import recent_flow
+from connectors.postgres.replication import slot
 from connectors.postgres.store.partitions import Store
 from stream.core.errors import UnreachableError
 from stream.core.flushing import Flush, FlushResult
@@ -37,6 +38,8 @@ Flow = tuple[int, int, int]
 
 #: the database can't be reached, or the outcome of a transaction is unknown: load again
 AWAY: Final = (UnreachableError, psycopg.Error, OSError)
+#: the database refuses the values of a flush, which will not change
+REFUSED: Final = (psycopg.DataError, psycopg.IntegrityError)
 #: a worker that is stopped in the middle of a flush holds its locks no longer than this
 _SESSION: Final = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "5s"}
 
@@ -61,12 +64,13 @@ class Database:
         """Open the connection; raises where the database can't be reached."""
         await self._in_thread(self._open)
 
-    async def load(self, number: int) -> tuple[Loaded, list[Flow]]:
-        """A partition as it stands, and what its campaigns sent in the last two minutes."""
+    async def load(self, number: int) -> tuple[Loaded, list[Flow], int]:
+        """A partition as it stands, what its campaigns sent in the last two minutes, and where the WAL ends."""
         return await self._run(partial(self._load, number))
 
     async def write(self, flushes: Sequence[Flush]) -> list[FlushResult | None]:
-        """Write flushes in one transaction; None for each that was fenced off."""
+        """Write flushes in one transaction; None for each that was fenced off. Raises one of `REFUSED` where the
+        database refuses what they hold: then none is written."""
         return await self._run(partial(self._write, flushes))
 
     def close(self) -> None:
@@ -76,6 +80,8 @@ class Database:
         state = self._state
         try:
             result = await self._in_thread(work)
+        except REFUSED:
+            raise
         except AWAY as error:
             if state.database_away_since is None:
                 state.database_away_since = time.monotonic()
@@ -87,10 +93,11 @@ class Database:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _load(self, number: int) -> tuple[Loaded, list[Flow]]:
+    def _load(self, number: int) -> tuple[Loaded, list[Flow], int]:
         with self._session() as connection:
             home = partial(partition_of, partitions=self._options.partitions)
-            return self._store.load(connection, number, home), recent_flow(connection, number)
+            loaded = self._store.load(connection, number, home)
+            return loaded, recent_flow(connection, number), slot.clock(connection).wal_end
 
     def _write(self, flushes: Sequence[Flush]) -> list[FlushResult | None]:
         with self._session() as connection:

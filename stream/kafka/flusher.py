@@ -12,13 +12,15 @@ from stream.core.committed import of_flush
 from stream.core.flushing import Flush, FlushResult
 from stream.core.pace import FlushPace
 from stream.kafka.assignment import AssignedPartition, Assignment
-from stream.kafka.database import AWAY, Database
+from stream.kafka.database import AWAY, REFUSED, Database
 from stream.kafka.loading import Loader
 from stream.kafka.publications import Publications
 from stream.kafka.state import WorkerState
 from stream.metrics.observed import FlushMetrics
 
 log = logging.getLogger("sentstream.worker")
+
+Taken = tuple[AssignedPartition, Flush]
 
 
 class Flusher:
@@ -72,7 +74,7 @@ class Flusher:
             if not taken:
                 return
             try:
-                results = await self._database.write([flush for _, flush in taken])
+                taken, results = await self._write(taken)
             except AWAY:
                 self._loader.again(self._assignment)
                 return
@@ -91,6 +93,25 @@ class Flusher:
             self._state.fenced += len(fenced)
             self._loader.again(fenced)
         self._on_flushed()
+
+    async def _write(self, taken: list[Taken]) -> tuple[list[Taken], list[FlushResult | None]]:
+        """Write these flushes together. Where the database refuses what they hold, write each alone, and pass over the
+        records of those that are refused. Returns the others, and their results."""
+        try:
+            return taken, await self._database.write([flush for _, flush in taken])
+        except REFUSED as error:
+            if len(taken) == 1:
+                held, _ = taken[0]
+                held.refuse(error.diag.message_primary or str(error))
+                self._loader.again([held])
+                return [], []
+        written: list[Taken] = []
+        results: list[FlushResult | None] = []
+        for one in taken:
+            more, found = await self._write([one])
+            written += more
+            results += found
+        return written, results
 
     def _written(self, held: AssignedPartition, flush: Flush, result: FlushResult, now: float) -> None:
         for record in held.flushed(flush, result, now):

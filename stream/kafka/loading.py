@@ -72,8 +72,8 @@ class Loader:
             try:
                 async with self._database.lock:
                     while waiting:
-                        loaded, flows = await self._database.load(waiting[0].number)
-                        self._loaded(waiting.pop(0), loaded, flows)
+                        loaded, flows, wal_end = await self._database.load(waiting[0].number)
+                        self._loaded(waiting.pop(0), loaded, flows, wal_end)
                 return
             except LookupError as error:
                 if type(error) is not LookupError:  # an IndexError or KeyError is a fault, not a missing watermark
@@ -97,11 +97,15 @@ class Loader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _loaded(self, held: AssignedPartition, loaded: Loaded, flows: list[Flow]) -> None:
+    def _loaded(self, held: AssignedPartition, loaded: Loaded, flows: list[Flow], wal_end: int) -> None:
         if held.revoked:
             return
-        for record in held.load(loaded):
+        for record in held.load(loaded, wal_end):
             record.token.ack()
+        if held.poisoned is not None:
+            self._state.poison += 1
+            log.error("%s", held.poisoned)
+            held.poisoned = None
         rows = tuple(of_progress(row) for row in held.partition.snapshot())
         whole = CommittedFlush(
             loaded.epoch, held.number, loaded.position, timestamp(loaded.as_of), loaded.based, rows, whole=True

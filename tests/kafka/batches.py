@@ -11,8 +11,8 @@ from stream.core.status import MOVED, NEW, REMOVED
 
 EPOCH = 1_795_513_728_081
 
-campaigns = st.integers(1, 2**31 - 1)
-names = st.text(max_size=20).filter(lambda text: all(not 0xD800 <= ord(c) <= 0xDFFF for c in text))
+campaigns = st.integers(-(2**63), 2**63 - 1)
+names = st.text(max_size=20).filter(lambda text: all(c != "\0" and not 0xD800 <= ord(c) <= 0xDFFF for c in text))
 times = st.integers(1, 4_000_000_000_000_000)
 small = st.integers(0, 2**40)
 

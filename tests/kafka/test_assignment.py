@@ -121,6 +121,37 @@ def test_poison_is_passed_over_and_the_partition_is_counted_anew() -> None:
     assert made.due == {7: 99}
 
 
+def test_records_that_postgresql_refuses_are_passed_over_and_the_partition_is_counted_anew() -> None:
+    assigned = state()
+    for offset in (10, 11):
+        assigned.take(record(offset, move_batch(offset * 10, offset * 10 + 10, SEND)))
+    assigned.flush(1.0)
+    assigned.refuse("bigint out of range")
+    assert "offsets 10 to 11" in str(assigned.poisoned)
+    assert assigned.load(loaded(100, 10)) == []
+    assert not assigned.partition.based
+    assert assigned.take(record(12, move_batch(120, 130, SEND))) is RecordOutcome.GAP
+    made, acknowledged = flush(assigned)
+    assert (made.rows, made.based, acknowledged) == ((), False, [10, 11, 12])
+    assigned.load(loaded(130, 13))  # once more: nothing is refused any more
+    assert assigned.take(record(13, move_batch(130, 140, SEND))) is RecordOutcome.APPLIED
+    assert assigned.partition.based
+
+
+def test_a_batch_that_ends_beyond_the_servers_wal_is_poison_and_nothing_before_it_counts() -> None:
+    """It was forged, or the database was restored to a time before it: then those before it may be lost as well."""
+    assigned = state()
+    assert assigned.take(record(10, move_batch(100, 110, SEND))) is RecordOutcome.APPLIED
+    assert assigned.take(record(11, move_batch(110, 10_000, SEND))) is RecordOutcome.APPLIED
+    assigned.flush(1.0)
+    assigned.load(loaded(100, 10), wal_end=500)  # the flush was refused
+    assert "beyond the server's WAL" in str(assigned.poisoned)
+    assert not assigned.partition.based
+    assert sent(assigned) == 0
+    assert assigned.partition.position == Position(110)
+    assert flush(assigned)[1] == [10, 11]
+
+
 def test_after_a_reload_what_is_pending_is_applied_again() -> None:
     """The outcome of a commit is unknown: it may have been written, or not."""
     for written, acknowledged in ((False, []), (True, [10, 11])):

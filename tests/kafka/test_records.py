@@ -11,10 +11,11 @@ from jsonschema import Draft202012Validator
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from connectors.kafka.codec import encode
+from connectors.kafka.codec import encode, end_of
 from connectors.kafka.schemas import TOPICS, schema
 from connectors.kafka.topics import create, plan, resolved
 from stream.core.entries import Move
+from stream.core.position import Position
 from stream.core.status import NEW, SENT
 from tests.kafka.batches import move_batch
 from tests.kafka.shape import Shape, load
@@ -107,12 +108,55 @@ def test_progress_holds_the_newest_counts_and_a_tombstone_of_what_is_gone(shape:
     assert {it["verdict"] for it in verdicts} >= {"baseline"}
 
 
+def test_one_statement_of_many_long_names_is_several_records(shape: Shape) -> None:
+    """A batch is bounded in bytes, not in entries alone."""
+    running(shape)
+    reader = shape.roles[0]
+    shape.db.execute(
+        "INSERT INTO campaigns (id, name, status, to_send)"
+        " SELECT i, i || repeat('x', 2080), 'running', 0 FROM generate_series(100, 9100) i"
+    )
+    add_rows(shape.db, 1, "sent", 5)
+    proved(shape)
+    assert "Traceback" not in reader.said
+    assert "larger than" not in reader.said
+    assert max(len(record.value) for record in shape.records(shape.names.changes)) < 2 << 20
+
+
 POISON = {
     "not_json": b"\x00\x01 this is no JSON",
     "wrong_schema": b'{"v":1,"hello":"world"}',
     "negative_count": encode(move_batch(1, 2, Move(1, NEW, SENT, 1), partition=1)).replace(b'"sent",1]', b'"sent",-1]'),
     "five_megabytes": b"x" * (5 << 20),
 }
+
+
+def forged(epoch: int, begin: Position, end: Position, rows: list[list[int]]) -> bytes:
+    """A record of partition 1 that looks as if a reader had made it."""
+    record = orjson.loads(encode(move_batch(1, 2, Move(1, NEW, SENT, (1 << 48) - 1), partition=1)))
+    return orjson.dumps(record | {"epoch": epoch, "begin": str(begin), "end": str(end), "entries": rows})
+
+
+@pytest.mark.parametrize("name", ["an end beyond the log", "counts beyond bigint"])
+def test_what_a_forged_record_says_is_refused_and_the_partition_counted_anew(shape: Shape, name: str) -> None:
+    running(shape)
+    shape.until_right()
+    shape.roles[0].stop()
+    last = end_of([it for it in shape.records(shape.names.changes) if it.partition == 1][-1].value)
+    assert last is not None
+    epoch, here = last.epoch, last.end
+    if name == "an end beyond the log":
+        shape.put(forged(epoch, here, Position((1 << 63) - 1), []), partition=1)
+    else:
+        rows = [[here.lsn, here.seq + number, 0] for number in range(1 << 16)]
+        shape.put(forged(epoch, here, Position(here.lsn, here.seq + (1 << 16)), rows), partition=1)
+    worker = shape.roles[1]
+    eventually(lambda: "It is skipped" in worker.said or "They are skipped" in worker.said, 20)
+    shape.roles[0].again()
+    add_rows(shape.db, 1, "sent", 5)
+    proved(shape)
+    assert worker.process.poll() is None
+    assert "waiting for the database" not in worker.said
 
 
 @pytest.mark.parametrize(
@@ -194,6 +238,25 @@ def test_a_topic_made_anew_under_running_roles_is_counted_anew(shape: Shape) -> 
     add_rows(shape.db, 1, "sent", 5)
     proved(shape, 60)
     assert all(role.process.poll() is None for role in shape.roles)
+
+
+def test_nothing_of_a_lost_history_is_applied_to_a_database_of_another(shape: Shape) -> None:
+    """The database was restored elsewhere, and the worker is there before the reader, who begins a new epoch."""
+    running(shape)
+    shape.until_right()
+    reader, worker = shape.roles
+    worker.stop()
+    with load(shape.db, 8) as done:
+        eventually(lambda: done() > 300, 30)
+    reader.stop()
+    shape.db.execute("UPDATE sentstream.watermarks SET system_identifier = '1'")
+    before = shape.db.execute("SELECT * FROM sentstream.progress ORDER BY campaign_id")
+    worker.again()
+    eventually(lambda: "is not loaded" in worker.said, 30)
+    assert shape.db.execute("SELECT * FROM sentstream.progress ORDER BY campaign_id") == before
+    reader.again()
+    shape.until_based()
+    proved(shape)
 
 
 @pytest.mark.slow

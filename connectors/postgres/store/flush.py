@@ -111,12 +111,13 @@ class FlushWriter:
                 flush.epoch,
                 lsn_text(flush.expected.lsn),
                 flush.expected.seq,
+                lsn_text(flush.position.lsn),
             ),
         )
         if moved.rowcount != 1:
             raise FencedError(
-                f"partition {flush.partition} is no longer at {flush.expected} of epoch {flush.epoch}: "
-                "another process writes it.",
+                f"partition {flush.partition} is no longer at {flush.expected} of epoch {flush.epoch} (another process "
+                f"writes it), or {lsn_text(flush.position.lsn)} lies beyond the server's WAL.",
                 "Its state is loaded again.",
             )
 

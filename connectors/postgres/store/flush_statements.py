@@ -8,7 +8,8 @@ CAS = """
 UPDATE sentstream.watermarks
 SET lsn = %s::pg_lsn, seq = %s::bigint, based = %s::boolean, as_of = %s::timestamptz,
     next_offset = coalesce(%s::bigint, next_offset), flushed_at = clock_timestamp()
-WHERE partition = %s::int AND epoch = %s::bigint AND lsn = %s::pg_lsn AND seq = %s::bigint"""
+WHERE partition = %s::int AND epoch = %s::bigint AND lsn = %s::pg_lsn AND seq = %s::bigint
+  AND %s::pg_lsn <= pg_current_wal_insert_lsn()"""
 
 DUE = sql.SQL("""
 WITH due AS (
