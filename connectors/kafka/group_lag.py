@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import kafka.errors
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.protocol.consumer import OffsetSpec
 
 from connectors.kafka.cluster import Cluster
+from stream.core.errors import SentstreamError
 from stream.core.lag import LagVerdict, LagWindow, Sample
+
+T = TypeVar("T")
+
+#: seconds that a broker may take to answer, and after which one that did not is asked again
+_PATIENCE: Final = 3.0
+_ASK_AGAIN: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class LagReader:
         self._ends: dict[int, _Ends] = {}
         self._admin: KafkaAdminClient | None = None
         self._consumer: KafkaConsumer | None = None
+        self._failed: SentstreamError | None = None
+        self._failed_at = 0.0
 
     def close(self) -> None:
         for client in (self._admin, self._consumer):
@@ -104,35 +113,44 @@ class LagReader:
         self._admin = self._consumer = None
 
     def read(self) -> list[PartitionLag]:
-        """One look; a line for each partition of the topic, each with its verdict. UnreachableError and the like."""
-        try:
-            return self._read()
-        except (kafka.errors.KafkaError, OSError) as error:
-            self.close()
-            raise self._cluster.refused(error) from error
+        """One sample; a line for each partition of the topic, each with its verdict. UnreachableError and the like:
+        after that the same for some seconds without asking, so that what is read beside it is not held up."""
+        return self._asked(self._read)
 
     def without_owner(self) -> list[int]:
-        """The partitions that no member of the group holds, while it does not rebalance."""
+        """The partitions that no member of the group holds; none while it rebalances."""
+        return self._asked(self._without_owner)
+
+    def _without_owner(self) -> list[int]:
+        admin = self._connected()
+        members = self._members(admin)
+        return [] if members is None else [tp.partition for tp in self._tps(admin) if tp.partition not in members]
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        if self._failed is not None and time.monotonic() - self._failed_at < _ASK_AGAIN:
+            raise self._failed
+        self._failed = None
         try:
-            admin = self._connected()
-            members = self._members(admin)
-            return [] if members is None else [tp.partition for tp in self._tps(admin) if tp.partition not in members]
-        except (kafka.errors.KafkaError, OSError) as error:
+            return question()
+        except (kafka.errors.KafkaError, OSError, SentstreamError) as error:
             self.close()
-            raise self._cluster.refused(error) from error
+            known = error if isinstance(error, SentstreamError) else self._cluster.refused(error)
+            self._failed, self._failed_at = known, time.monotonic()
+            raise known from error
 
     def _connected(self) -> KafkaAdminClient:
         if self._admin is None:
-            self._admin = self._cluster.admin()
+            self._admin = self._cluster.admin(timeout=_PATIENCE)
         return self._admin
 
     def _read(self) -> list[PartitionLag]:
         admin = self._connected()
         now, wall = time.monotonic(), time.time()
         partitions = self._tps(admin)
-        ends = self._offsets(admin, partitions, OffsetSpec.LATEST)
-        begins = self._offsets(admin, partitions, OffsetSpec.EARLIEST)
+        # in this order: what is committed while the ends are read would lie beyond them
         committed = admin.list_group_offsets({self._group: partitions})[self._group]
+        begins = self._offsets(admin, partitions, OffsetSpec.EARLIEST)
+        ends = self._offsets(admin, partitions, OffsetSpec.LATEST)
         members = self._members(admin)
         done: dict[TopicPartition, int | None] = dict.fromkeys(partitions)
         done.update((tp, it.offset) for tp, it in committed.items() if it.offset >= 0)

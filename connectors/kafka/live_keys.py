@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from connectors.kafka.cluster import Cluster
+from connectors.kafka.members import CLIENT_ID
 from stream.core.errors import SentstreamError
 from stream.core.tombstones import campaigns_of, fold
 
@@ -64,7 +65,7 @@ async def _bounded(cluster: Cluster, tp: TopicPartition, give_up: Callable[[], b
 async def _read(cluster: Cluster, tp: TopicPartition) -> set[bytes]:
     consumer = AIOKafkaConsumer(
         **cluster.aiokafka(),
-        client_id="sentstream-work",
+        client_id=CLIENT_ID,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -60,6 +60,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[Text | Table]:
     if groups:
         yield _line("groups", _worst(groups), words.safe(groups[0]["group"]))
         yield _table(groups)
+    elif found["groups_error"]:
+        yield _line("groups", "UNKNOWN", words.safe(found["groups_error"]))
     age = "never" if flush["age_seconds"] is None else f"{words.span(flush['age_seconds'])} ago"
     unbased = f", {words.count_of(len(flush['unbased']), 'partition')} without a baseline" if flush["unbased"] else ""
     yield _line("flush", flush["verdict"], f"last {age}{unbased}")

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 
 class LagVerdict(str, Enum):
@@ -32,6 +33,10 @@ class LagVerdict(str, Enum):
 
 #: from what needs nobody to what needs somebody first
 SEVERITY = (LagVerdict.OK, LagVerdict.UNKNOWN, LagVerdict.WARN, LagVerdict.REWIND, LagVerdict.STALL, LagVerdict.STOP)
+
+
+#: seconds after which a follower that is not there is gone, and not about to be there again
+GONE_AFTER: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def judge(samples: Sequence[Sample], *, now: float, window: float, allowed: floa
     still = last.at - _last_move(seen)
     long_enough = still >= window / 2
     if last.present is False:
-        return LagVerdict.STOP if long_enough else LagVerdict.UNKNOWN
+        return LagVerdict.STOP if still >= min(GONE_AFTER, window / 2) else LagVerdict.UNKNOWN
     if last.done is not None and last.done == last.goal:
         return LagVerdict.OK
     if last.seconds is not None and last.seconds <= allowed:

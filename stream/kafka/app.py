@@ -42,9 +42,9 @@ def make_app(options: WorkerOptions, folder: str, callbacks: Callbacks) -> tuple
         autodiscover=False,
         store="memory://",
         datadir=folder,
-        broker_client_id="sentstream-work",
-        broker_session_timeout=10,
-        broker_heartbeat_interval=2,
+        broker_client_id=options.client_id,
+        broker_session_timeout=6,  # the least that brokers allow by default
+        broker_heartbeat_interval=1,
         broker_request_timeout=30,
         broker_commit_interval=0.5,
         broker_max_poll_records=200,

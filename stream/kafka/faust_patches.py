@@ -14,17 +14,23 @@ shows the fault without it. `install` applies them to an app, before any topic i
    acknowledge in the order of offsets, after the flush that contains them: `InOrderConsumer` commits all of that.
 4. **Clients connect hundreds of times a second while their broker is away** (aiokafka/client.py, ``_get_conn``).
    `patch_clients` makes them wait, twice as long after each failure.
+5. **A static member never leaves its group**, so that its partitions have no owner until its session times out, and two
+   members of one name take it from each other for ever (aiokafka/consumer/group_coordinator.py). `Coordinator` leaves,
+   and reports that its name was taken (`watch_name`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import faust
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import consumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import Consumer
@@ -33,6 +39,7 @@ from mode.utils.queues import FlowControlEvent
 
 from stream.core.pace import Backoff
 
+_on_taken: dict[str, Callable[[], Awaitable[None]]] = {}
 #: pauses between attempts to connect to a node that is away
 _RECONNECT: Final = Backoff(first=0.1, most=2.0)
 
@@ -94,6 +101,33 @@ def settings() -> dict[str, Any]:
     return {"TableManager": TablesWithoutReplay}
 
 
+def watch_name(member: str, on_taken: Callable[[], Awaitable[None]]) -> None:
+    """``on_taken``: awaited, in the consumer's thread, when another member has taken the name of the static member
+    ``member``, before that joins again."""
+    _on_taken[member] = on_taken
+
+
+class Coordinator(GroupCoordinator):  # type: ignore[misc]
+    """A coordinator whose static members leave their group when they close, and learn that their name was taken."""
+
+    _group_instance_id: str | None
+
+    async def _maybe_leave_group(self) -> None:
+        name = self._group_instance_id
+        self._group_instance_id = None
+        try:
+            await super()._maybe_leave_group()
+        finally:
+            self._group_instance_id = name
+
+    async def _do_heartbeat(self) -> bool:
+        member = self.member_id
+        good = bool(await super()._do_heartbeat())
+        if self.member_id != member and self._group_instance_id in _on_taken:
+            await _on_taken[self._group_instance_id]()
+        return good
+
+
 async def refresh_metadata(app: faust.App) -> bool:
     """Whether a broker answers the producer's question for metadata."""
     return bool(await producer_of(app).client.force_metadata_update())
@@ -106,7 +140,9 @@ def producer_of(app: faust.App) -> Any:
 
 
 def patch_clients() -> None:
-    """From here on, aiokafka's clients wait before they connect to a node that they could not connect to."""
+    """From here on, aiokafka's clients wait before they connect to a node that they could not connect to, and consumers
+    have a `Coordinator`."""
+    consumer.GroupCoordinator = Coordinator
     if getattr(AIOKafkaClient._get_conn, "patient", False):  # noqa: SLF001
         return
     connect = AIOKafkaClient._get_conn  # noqa: SLF001

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from connectors.kafka.cluster import Cluster
+from connectors.kafka.members import CLIENT_ID
 from connectors.kafka.topics import Names
 from stream.config.settings import Settings
 from stream.core.partition import Policy
@@ -27,6 +29,12 @@ class WorkerOptions:
     room: int = 64 << 20
     reconnect_max: float = 30.0
     interval: Callable[[], float] = lambda: 0.1
+    started_at: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+    @property
+    def client_id(self) -> str:
+        """Shows to the broker, and so to another worker of the same name, which of them started first."""
+        return f"{CLIENT_ID}-{self.started_at}"
 
     @property
     def member(self) -> str | None:

@@ -50,7 +50,7 @@ STUCK: Final = 180.0
 #: seconds between two attempts to reach a broker, or to find a topic, at most
 _BROKER_PAUSE: Final = 5.0
 #: seconds that a stop waits for acknowledgements; what comes later is sent again by the next reader
-_LAST_WAIT = 10.0
+_LAST_WAIT: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)

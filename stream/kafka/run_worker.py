@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import itertools
 import logging
 import os
 import signal
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from connectors.kafka.cluster import BrokerUnreachableError, Cluster
 from connectors.kafka.group_lag import LagReader
 from connectors.kafka.topics import Names, ensure, require
 from stream.config.settings import Settings
 from stream.core.pace import Backoff
+from stream.kafka.instance_name import InstanceName
 from stream.kafka.options import WorkerOptions
 from stream.kafka.role_metrics import worker_families, worker_health
 from stream.kafka.state import WorkerState
-from stream.kafka.worker import LEAVING, Worker
+from stream.kafka.worker import Worker
 from stream.metrics import endpoint
 from stream.metrics.families import Page
 from stream.service import failpoints
@@ -37,6 +33,8 @@ log = logging.getLogger("sentstream.worker")
 
 #: seconds that the event loop may stand still before only a restart helps
 STUCK: Final = 60.0
+#: seconds that stopping may take in all
+_LAST_EXIT: Final = 15.0
 
 
 class StallProbe:
@@ -75,7 +73,10 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
     """
     failpoints.arm(settings.failpoints)
     with InstanceName(settings) as instance:
-        asyncio.run(_run(settings, reload, instance.name, parent, stalls))
+        try:
+            asyncio.run(_run(settings, reload, instance.name, parent, stalls))
+        except BrokerUnreachableError as error:  # it went away as the app started, which can't be started twice
+            restart(str(error), stalls)
     log.info("flushed, acknowledged and committed; bye")
     return 0
 
@@ -89,8 +90,8 @@ async def _run(
 
     def on_stop() -> None:
         stop.set()
-        # with the broker down Faust has been seen to hang for half a minute on its way out
-        timer = threading.Timer(LEAVING * 3, _exit_now)
+        # without its broker Faust takes half a minute to stop
+        timer = threading.Timer(_LAST_EXIT, _exit_now)
         timer.daemon = True
         timer.start()
 
@@ -160,33 +161,3 @@ def _exit_now() -> None:
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(0)
-
-
-class InstanceName:
-    """A worker's name as a static member of its group: KAFKA_INSTANCE, or the host's name and the lowest number that no
-    other worker of this host has. A number is held by a lock on a file, which ends with the process."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.name = settings.kafka_instance
-        self._prefix = settings.kafka_topic_prefix
-        self._lock: Any = None
-
-    def __enter__(self) -> InstanceName:
-        if self.name:
-            return self
-        folder = Path(tempfile.gettempdir())
-        for number in itertools.count(1):
-            name = f"sentstream-work-{self._prefix}-{os.getuid()}-{number}.lock"
-            lock = (folder / name).open("a")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.close()
-                continue
-            self._lock, self.name = lock, f"{socket.gethostname()}-{number}"
-            break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()

@@ -18,11 +18,15 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
+from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
-from stream.core.errors import SentstreamError
+from connectors.kafka.members import started_at
+from stream.core.errors import ConfigurationError, SentstreamError
 from stream.kafka import faust_patches
 from stream.kafka.app import Callbacks, make_app
 from stream.kafka.assignment import AssignedPartition, Assignment, Record, RecordOutcome
@@ -78,6 +82,9 @@ class Worker:
             self._on_shutdown,
         )
         self.app, self._table = make_app(options, self._scratch.name, callbacks)
+        self._loop = asyncio.get_event_loop()
+        if options.member is not None:
+            faust_patches.watch_name(options.member, self._on_name_taken)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; then flush, acknowledge, commit. Raises what trying again can't cure."""
@@ -104,6 +111,8 @@ class Worker:
         failure = self.failure or app.crash_reason
         if failure is None and started.done() and not started.cancelled():
             failure = started.exception()
+        if isinstance(failure, (KafkaError, ConsumerNotStarted)):
+            raise self.options.cluster.refused(failure) from failure
         if failure is not None:
             raise failure
 
@@ -111,6 +120,25 @@ class Worker:
         if self.failure is None:
             self.failure = error
         self._failed.set()
+
+    async def _on_name_taken(self) -> None:
+        """Another member took our name. Where it started earlier, this worker stops; otherwise this one joins again,
+        and the other learns that it is the younger. Runs in the consumer's thread."""
+        options = self.options
+        find = partial(started_at, options.cluster, options.names.group, options.member or "")
+        try:
+            other = await asyncio.get_running_loop().run_in_executor(None, find)
+        except SentstreamError as error:
+            log.debug("which worker has the name %s can't be told: %s", options.member, error)
+            return
+        if other is None or other >= options.started_at:
+            return
+        failure = ConfigurationError(
+            f"Another worker runs under the same KAFKA_INSTANCE ({options.instance}), and it started earlier.",
+            "Give each worker a name of its own. This one stops.",
+        )
+        self._loop.call_soon_threadsafe(self._fail, failure)
+        await asyncio.Event().wait()  # until the consumer closes: to join would take the name back
 
     # ---- assignment ---------------------------------------------------------------------------------------------
 
@@ -194,6 +222,7 @@ class Worker:
         elif outcome is RecordOutcome.POISON:
             state.poison += 1
             log.error("%s", held.poisoned)
+            held.poisoned = None
         if held.waiting().dirty:
             self._flusher.wake()
 
@@ -235,6 +264,10 @@ class Worker:
         tp = TP(self.options.names.changes, held.number)
         first = (await self.app.consumer.earliest_offsets(tp)).get(tp)
         if first is not None and first > expected:
+            log.warning(
+                "partition %d: offsets %d to %d were deleted from %s before they were read (retention.ms, or a person)",
+                *(tp.partition, expected, first - 1, tp.topic),
+            )
             return held.take(record, first_kept=record.offset)
         offset = held.seek_back(time.monotonic())
         if offset is not None:

@@ -169,6 +169,8 @@ def _lag(lag: Mapping[str, Any]) -> Iterator[Metric]:
     parts = {"all": lag["verdict"], "slot": slot["verdict"], "flush": flush["verdict"]}
     if lag["groups"]:
         parts["group"] = _worst(lag["groups"])
+    elif lag.get("groups_error"):
+        parts["group"] = LagVerdict.UNKNOWN.value
     family = GaugeMetricFamily("sentstream_lag_verdict", "1 for the verdict of `lag`.", labels=["part", "verdict"])
     for part, said in parts.items():
         for verdict in LagVerdict:

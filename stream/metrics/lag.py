@@ -13,11 +13,12 @@ import psycopg
 from connectors.postgres.queries.errors import reading
 from connectors.postgres.queries.slot_lag import read_lag
 from stream.config.settings import Settings
-from stream.core.lag import worst
+from stream.core.errors import SentstreamError
+from stream.core.lag import LagVerdict, worst
 from stream.core.slot_lag import LagJudge
 
 if TYPE_CHECKING:
-    from connectors.kafka.group_lag import LagReader
+    from connectors.kafka.group_lag import LagReader, PartitionLag
 
 
 class LagReading:
@@ -35,14 +36,25 @@ class LagReading:
         with reading("Lag"):
             found = read_lag(connection, self._slot)
         slot, flush = self._judge.look(found)
-        groups = [] if self._groups is None else self._groups.read()
-        verdict = worst([slot.verdict, flush.verdict, *(group.verdict for group in groups)])
+        groups, error = self._read_groups()
+        verdicts = [slot.verdict, flush.verdict, *(group.verdict for group in groups)]
+        verdict = worst([*verdicts, LagVerdict.UNKNOWN] if error else verdicts)
         return {
             "verdict": verdict.value,
             "slot": slot.as_json(),
             "groups": [group.json() for group in groups],
+            "groups_error": error,
             "flush": flush.as_json(),
         }
+
+    def _read_groups(self) -> tuple[list[PartitionLag], str | None]:
+        """What Kafka says; where it says nothing, why: the rest of the lag is known all the same."""
+        if self._groups is None:
+            return [], None
+        try:
+            return self._groups.read(), None
+        except SentstreamError as error:
+            return [], str(error)
 
     def close(self) -> None:
         if self._groups is not None:

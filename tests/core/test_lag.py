@@ -131,3 +131,11 @@ def test_the_window_keeps_only_its_time(past: list[tuple[float, int, int, float]
 )
 def test_the_worst_of_several(verdicts: list[str], expected: str) -> None:
     assert worst(LagVerdict(verdict) for verdict in verdicts).value == expected
+
+
+def test_a_follower_that_is_gone_is_said_to_be_gone_before_half_the_window_is_over() -> None:
+    window = LagWindow(60)
+    for at in range(0, 13, 2):
+        window.add(Sample(at, 5, 5 + at, 1.0, at < 1))
+        assert window.verdict(now=at, allowed=10) is not LagVerdict.STALL
+    assert window.verdict(now=12, allowed=10) is LagVerdict.STOP

@@ -1,4 +1,4 @@
-"""Fixtures of the Kafka tests: `shape`, ready to be started."""
+"""Fixtures of the Kafka tests: `shape`, ready to be started; `made`, settings whose topics are made."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Any
 
 import pytest
 
+from connectors.kafka.topics import ensure
+from stream.config.settings import Settings
 from tests.fix_kafka import Kafka
 from tests.fix_postgres import Database
 from tests.kafka.shape import Shape
+
+
+@pytest.fixture
+def settings(kafka: Kafka, topic_prefix: str) -> Settings:
+    return Settings(
+        kafka_bootstrap_servers=tuple(kafka.bootstrap.split(",")),
+        kafka_topic_prefix=topic_prefix.rstrip("."),
+        kafka_partitions=3,
+    )
+
+
+@pytest.fixture
+def made(settings: Settings) -> Settings:
+    assert ensure(settings) == []
+    return settings
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import client as aiokafka_client
 
-from connectors.kafka.cluster import Cluster
+from connectors.kafka.cluster import BrokerUnreachableError, Cluster
 from connectors.kafka.publish import Publisher
 from connectors.kafka.topics import ensure
 from stream.config.settings import Settings
@@ -21,8 +21,10 @@ from stream.demo.child_process import free_port
 from stream.demo.private_kafka import PrivateKafka
 from stream.kafka import faust_patches
 from tests.fix_postgres import Database
+from tests.kafka.in_process import WorkerThread, kafka_values
 from tests.kafka.shape import Shape
 from tests.kafka.test_topics import batch
+from tests.postgres.running import prepared, settings_for
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(240)
@@ -70,6 +72,14 @@ def test_roles_started_while_the_broker_is_away_wait_and_say_so(
     shape.until_based(60)
     for port in ports:
         eventually(lambda: ready(port) == 200, 30)  # noqa: B023
+
+
+def test_a_worker_whose_broker_goes_away_as_it_starts_says_so(mailer_db: Database) -> None:
+    prepared(mailer_db)
+    worker = WorkerThread(settings_for(mailer_db, **kafka_values(mailer_db, f"127.0.0.1:{free_port()}")))
+    worker.start()
+    eventually(lambda: worker.failure is not None, 60)
+    assert isinstance(worker.failure, BrokerUnreachableError)
 
 
 @pytest.mark.slow

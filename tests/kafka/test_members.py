@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from tests.fix_postgres import Database
 from tests.kafka.shape import Role, Shape, load
 from tests.kafka.test_shape import proved, running
 from tests.waiting import eventually
+
+log = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -34,6 +37,17 @@ def partitions_of(shape: Shape, name: str) -> set[int]:
             if it["topic"] == shape.names.changes
             for partition in it["partitions"]
         }
+    finally:
+        admin.close()
+
+
+def members_named(shape: Shape, name: str) -> int:
+    """How many members of the group have this static name."""
+    admin = shape.cluster.admin()
+    try:
+        members = admin.describe_groups([shape.names.group])[shape.names.group]["members"]
+        full = f"{shape.db.name}-{name}.{shape.settings.kafka_partitions}"
+        return sum(member["group_instance_id"] == full for member in members)
     finally:
         admin.close()
 
@@ -70,6 +84,34 @@ def test_partitions_of_a_killed_worker_move_within_fifteen_seconds(shape: Shape)
             30,
         )
         assert time.monotonic() - began < 15 + 2.5
+    proved(shape)
+
+
+def test_partitions_of_a_worker_that_leaves_have_an_owner_long_before_its_session_ends(shape: Shape) -> None:
+    running(shape, workers=2)
+    _, first, second = shape.roles
+    eventually(lambda: len(partitions_of(shape, "w0")) == 2 and len(partitions_of(shape, "w1")) == 2, 40, every=0.5)
+    with load(shape.db, 8):
+        began = time.monotonic()
+        assert first.stop() == 0
+        eventually(lambda: len(partitions_of(shape, "w1")) == 4, 30, every=0.05)
+        log.info("stopped and taken over after %.1f s", time.monotonic() - began)
+    assert members_named(shape, "w0") == 0
+    assert second.process.poll() is None
+    proved(shape)
+
+
+def test_of_two_workers_with_one_name_the_younger_stops_and_says_so(shape: Shape) -> None:
+    running(shape)
+    elder = shape.roles[1]
+    with load(shape.db, 8) as done:
+        younger = shape.start("work", name="w0")
+        eventually(lambda: younger.process.poll() is not None, 40)
+        assert younger.process.poll() == 2
+        assert "same KAFKA_INSTANCE" in younger.said
+        seen = done()
+        eventually(lambda: done() > seen + 300, 30)
+    assert elder.process.poll() is None
     proved(shape)
 
 

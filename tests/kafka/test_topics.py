@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.future import Future
 
 from connectors.kafka.cluster import Cluster
 from connectors.kafka.codec import Decoder
-from connectors.kafka.group_lag import LagReader
 from connectors.kafka.live_keys import live_campaigns
 from connectors.kafka.publish import Publisher, PublishError, last_ends
 from connectors.kafka.topics import Names, brokers_of, check, ensure, plan, require, resolved
@@ -23,28 +22,11 @@ from stream.core.batch import Batch
 from stream.core.entries import Move
 from stream.core.epoch import KafkaEnd
 from stream.core.errors import ConfigurationError, PreconditionError, SentstreamError, UnreachableError
-from stream.core.lag import LagVerdict
 from stream.core.position import Position
 from stream.demo.child_process import free_port
 from stream.demo.private_kafka import QUICK_START, PrivateKafka
-from tests.fix_kafka import Kafka
 from tests.kafka.batches import EPOCH, move_batch
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def settings(kafka: Kafka, topic_prefix: str) -> Settings:
-    return Settings(
-        kafka_bootstrap_servers=tuple(kafka.bootstrap.split(",")),
-        kafka_topic_prefix=topic_prefix.rstrip("."),
-        kafka_partitions=3,
-    )
-
-
-@pytest.fixture
-def made(settings: Settings) -> Settings:
-    assert ensure(settings) == []
-    return settings
 
 
 def changed(settings: Settings, **values: Any) -> Settings:
@@ -85,8 +67,6 @@ def test_another_number_of_partitions_is_critical_and_says_what_to_do(made: Sett
 
 
 def test_what_an_administrator_changed_is_found(made: Settings) -> None:
-    from kafka.admin import ConfigResource, ConfigResourceType
-
     names = Names(made.kafka_topic_prefix)
     admin = Cluster.of(made).admin()
     admin.alter_configs(
@@ -96,7 +76,9 @@ def test_what_an_administrator_changed_is_found(made: Settings) -> None:
             ConfigResource(ConfigResourceType.TOPIC, names.verdicts, {"retention.ms": "1000"}),
         ]
     )
-    found = eventually(lambda: check(admin, resolved(plan(made), brokers_of(admin))))
+    wanted = resolved(plan(made), brokers_of(admin))
+    eventually(lambda: len(check(admin, wanted)) == 3)
+    found = check(admin, wanted)
     assert [(it.topic.rsplit(".", 1)[1], it.what, it.critical) for it in found] == [
         ("changes", "config", True),
         ("progress", "config", True),
@@ -171,6 +153,20 @@ def batch(number: int, begin: int, end: int) -> Batch:
     return move_batch(begin, end, Move(7, 0, 1, 1), partition=number)
 
 
+def test_a_topic_of_both_cleanup_policies_is_found(made: Settings) -> None:
+    """A topic without keys that is compacted as well takes no record; one with keys forgets campaigns that rest."""
+    names = Names(made.kafka_topic_prefix)
+    admin = Cluster.of(made).admin()
+    both = {"cleanup.policy": "compact,delete"}
+    topics = (names.changes, names.progress)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, both) for topic in topics])
+    admin.close()
+    eventually(lambda: len(ensure(made)) == 2)
+    found = {it.topic: it for it in ensure(made)}
+    assert {topic: it.critical for topic, it in found.items()} == {names.changes: True, names.progress: False}
+    assert "cleanup.policy=delete" in found[names.changes].fix
+
+
 def test_an_end_is_durable_when_every_partition_has_everything_before_it(made: Settings) -> None:
     topic = Names(made.kafka_topic_prefix).changes
     cluster = Cluster.of(made)
@@ -235,8 +231,6 @@ def test_the_last_end_is_found_behind_poison(made: Settings) -> None:
 
 
 def test_a_record_that_the_broker_refuses_ends_the_reader_and_nothing_behind_it_is_durable(made: Settings) -> None:
-    from kafka.admin import ConfigResource, ConfigResourceType
-
     topic = Names(made.kafka_topic_prefix).changes
     admin = Cluster.of(made).admin()
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "300"})])
@@ -279,77 +273,6 @@ def test_a_broker_that_is_away_fills_no_memory_and_loses_nothing(private_kafka: 
         assert publisher.drain(60)
         assert publisher.durable == Position(at)
         resume.join()
-
-
-# ---- lag ------------------------------------------------------------------------------------------------------------
-
-
-def test_lag_has_offsets_and_the_age_of_the_record_that_waits(made: Settings) -> None:
-    names = Names(made.kafka_topic_prefix)
-    cluster = Cluster.of(made)
-    with Publisher(cluster, names.changes, 3, Position(0)) as publisher:
-        for at in range(0, 100, 10):
-            publisher.send(batch(1, at, at + 10))
-        assert publisher.drain(20)
-    first = time.time()
-    consumer = KafkaConsumer(group_id=names.group, enable_auto_commit=False, **cluster.kafka_python())
-    tp = TopicPartition(names.changes, 1)
-    consumer.assign([tp])
-    consumer.commit({tp: OffsetAndMetadata(4, "", -1)})
-    reader = LagReader(cluster, names.group, names.changes, window=3, allowed=1)
-    line = next(it for it in reader.read() if it.partition == 1)
-    assert (line.current_offset, line.log_end_offset, line.lag) == (4, 10, 6)
-    assert line.seconds is not None
-    assert line.seconds <= time.time() - first + 5
-    assert line.verdict in (LagVerdict.OK, LagVerdict.UNKNOWN)
-    stuck = eventually(
-        lambda: [it for it in reader.read() if it.partition == 1 and it.verdict is LagVerdict.STOP], 15, every=0.3
-    )
-    assert stuck[0].seconds is not None
-    assert stuck[0].seconds > 1
-    consumer.commit({tp: OffsetAndMetadata(2, "", -1)})
-    back = next(it for it in reader.read() if it.partition == 1)
-    assert back.verdict is LagVerdict.REWIND
-    consumer.close()
-    reader.close()
-
-
-def test_where_nothing_was_ever_committed_the_lag_is_not_known(made: Settings) -> None:
-    """Which is not 0: nothing has been applied."""
-    names = Names(made.kafka_topic_prefix)
-    cluster = Cluster.of(made)
-    with Publisher(cluster, names.changes, 3, Position(0)) as publisher:
-        publisher.send(batch(1, 0, 10))
-        assert publisher.drain(20)
-    reader = LagReader(cluster, names.group, names.changes, window=3, allowed=1)
-    line = next(it for it in reader.read() if it.partition == 1)
-    assert (line.log_end_offset, line.current_offset, line.lag, line.seconds) == (1, None, None, None)
-    assert (line.json()["lag"], line.json()["seconds"], line.verdict) == (None, None, LagVerdict.UNKNOWN)
-    reader.close()
-
-
-def test_the_age_of_an_offset_without_a_record_is_interpolated(made: Settings) -> None:
-    names = Names(made.kafka_topic_prefix)
-    cluster = Cluster.of(made)
-    consumer = KafkaConsumer(group_id=names.group, enable_auto_commit=False, **cluster.kafka_python())
-    tp = TopicPartition(names.changes, 0)
-    consumer.assign([tp])
-    consumer.commit({tp: OffsetAndMetadata(0, "", -1)})
-    reader = LagReader(cluster, names.group, names.changes, window=30, allowed=1)
-    reader.read()
-    with Publisher(cluster, names.changes, 3, Position(0)) as publisher:
-        for at in range(0, 100, 10):
-            publisher.send(batch(0, at, at + 10))
-        assert publisher.drain(20)
-    admin = cluster.admin()
-    admin.delete_records({tp: 8})
-    admin.close()
-    line = next(it for it in reader.read() if it.partition == 0)
-    assert line.lag == 10
-    assert line.seconds is not None
-    assert 0 <= line.seconds < 30
-    consumer.close()
-    reader.close()
 
 
 def test_records_of_another_partition_are_poison() -> None:

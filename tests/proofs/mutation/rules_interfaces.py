@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.proofs.mutation.changes import body, drop, never, swap
 from tests.proofs.mutation.mutant import Mutant
 
-_LAG = "tests/kafka/test_topics.py::test_where_nothing_was_ever_committed_the_lag_is_not_known"
+_LAG = "tests/kafka/test_group_lag.py::test_where_nothing_was_ever_committed_the_lag_is_not_known"
 _COUNTERS = "tests/ops/test_counting_metrics.py"
 
 INTERFACES = (
