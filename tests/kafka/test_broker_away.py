@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import client as aiokafka_client
+from aiokafka.errors import KafkaError
 
 from connectors.kafka.cluster import BrokerUnreachableError, Cluster
 from connectors.kafka.publish import Publisher
@@ -137,14 +139,22 @@ def test_a_client_without_its_broker_connects_rarely(
         await producer.send_and_wait("t.changes", b"x", partition=0)
         await consumer.getone()
         private_kafka.kill()
-        waiting = [asyncio.ensure_future(producer.send("t.changes", b"y", partition=0))]
-        waiting.append(asyncio.ensure_future(consumer.getone()))
+        found = asyncio.ensure_future(consumer.getone())
+
+        async def send_again() -> None:
+            while not found.done():
+                with contextlib.suppress(KafkaError):
+                    await producer.send_and_wait("t.changes", b"y", partition=0)
+                await asyncio.sleep(0.2)
+
+        sending = asyncio.ensure_future(send_again())
         await asyncio.sleep(2)
         attempts = 0
         await asyncio.sleep(5)
         seen = attempts
         private_kafka.start()
-        await asyncio.wait_for(waiting[1], 60)  # and it comes back
+        await asyncio.wait_for(found, 120)  # and it comes back
+        await sending
         await consumer.stop()
         await producer.stop()
         return seen
