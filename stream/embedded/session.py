@@ -97,6 +97,11 @@ class Session:
         self.flushes = 0
 
     @property
+    def is_live(self) -> bool:
+        """Whether it has the slot and reads from the walsender: a backlog is read by SQL before that."""
+        return self.opened_at is not None and not self._reader.catching_up
+
+    @property
     def slot_holder(self) -> str:
         """Who has the slot that we wait for; "" while we don't wait for it."""
         return self._reader.holder

@@ -262,6 +262,20 @@ def test_run_once_does_not_wait_for_ever_beside_another(mailer_db: Database, mon
             run.run(settings_for(db), once=True)
 
 
+def test_run_once_counts_once_after_a_backlog_that_was_read_by_sql(mailer_db: Database) -> None:
+    """The session that reads by SQL gives way to one that reads live, which alone can conclude a recount."""
+    db = watched(mailer_db)
+    with running(db):
+        based(db)
+    with db.connect() as mailer:
+        for _ in range(50):
+            mailer.execute("UPDATE email_queue SET status = 'queued'")
+            mailer.execute("UPDATE email_queue SET status = 'sent'")
+    already = db.value("SELECT max(run_id) FROM sentstream.recounts")
+    assert run.run(settings_for(db, catchup_threshold=32768), once=True) == 0
+    assert db.value("SELECT max(run_id) FROM sentstream.recounts") == already + 1
+
+
 def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:
     db = watched(mailer_db)
     with sentstream(db, tmp_path / "1.log", "run", "--once") as process:

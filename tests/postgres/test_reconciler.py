@@ -159,7 +159,7 @@ def test_with_the_stream_elsewhere_it_looks_at_the_statuses_itself(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the Kafka shape."""
-    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_LOOK", 0.2)
+    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_POLL", 0.2)
     add_campaign(db, 1, sent_rows=3)
     with streaming(db), reconciling(db, follow_log=False):
         based(db)
@@ -172,7 +172,7 @@ def test_a_paused_campaign_that_drains_is_counted_until_it_has(
     db: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.core.schedule.DRAIN_FIRST", 0.5)
-    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_LOOK", 0.1)
+    monkeypatch.setattr("stream.reconcile.reconciler.STATUS_POLL", 0.1)
     add_campaign(db, 1, sending=4, queued=3)
     with running(db):
         based(db)
