@@ -56,6 +56,9 @@ def run_sessions(
         except retried as error:
             log.warning("%s", error)
         except (UnreachableError, psycopg.Error, OSError) as error:
+            if stop.is_set():
+                log.warning("ended while this stood in the way: %s", _plain(error))
+                return
             if once or (first and (session is None or session.opened_at is None)):
                 raise _unreachable(error) from error
             log.warning("%s", _plain(error))

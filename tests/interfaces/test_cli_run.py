@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,23 @@ def test_run_follows_the_queue_and_ends_well_on_sigterm(prepared_db: Database) -
     assert child.returncode == 0
     assert "flushed and confirmed up to" in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_sigterm_while_it_still_imports_is_an_orderly_end() -> None:
+    at_an_import = """
+import os, signal, sys
+class Told:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Told())
+from stream.cli import main
+sys.exit(main(["run"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", at_an_import], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_sighup_takes_intervals_and_names_what_waits_for_a_restart(prepared_db: Database, tmp_path: Path) -> None:

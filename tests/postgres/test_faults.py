@@ -286,3 +286,28 @@ def test_run_once_on_a_backlog(mailer_db: Database, tmp_path: Path) -> None:
         assert process.wait(60) == 0, process.said
     at_rest(db)
     assert db.value("SELECT status FROM sentstream.recounts ORDER BY run_id DESC LIMIT 1") == "sealed"
+
+
+def test_sigterm_ends_it_while_the_server_hangs(
+    mailer_db: Database, tmp_path: Path, proxy: Callable[[str], Proxy]
+) -> None:
+    db = watched(mailer_db)
+    between = proxy(db.url)
+    with sentstream(db, tmp_path / "run.log", database_url=between.url(db.url)) as process:
+        based(db)
+        between.stall()
+        db.execute("UPDATE email_queue SET status = 'sent'")
+        process.send(signal.SIGTERM)
+        assert process.wait(20) == 0, process.said
+
+
+def test_sigterm_at_the_first_connect_to_a_silent_server_is_an_orderly_end(
+    mailer_db: Database, tmp_path: Path, proxy: Callable[[str], Proxy]
+) -> None:
+    db = watched(mailer_db)
+    between = proxy(db.url)
+    between.stall()
+    with sentstream(db, tmp_path / "run.log", database_url=between.url(db.url)) as process:
+        eventually(lambda: between.accepted)
+        process.send(signal.SIGTERM)
+        assert process.wait(20) == 0, process.said
