@@ -211,7 +211,7 @@ _FIXES: Final = (
     ),
     (
         r"too many (clients|connections)|connection slots are reserved|too many connections for (role|database)",
-        "Raise max_connections or the limit of the role, or close sessions: sentstream needs about five.",
+        "Raise max_connections or the limit of the role, or close sessions: `sentstream run` keeps six open.",
     ),
     (
         r"starting up|shutting down|recovery mode|not yet accepting connections|consistent recovery state",

@@ -53,7 +53,8 @@ bytes. Switches are `true` or `false`. Lists are separated by commas. An empty v
 
 Secrets belong in the environment or in a file of their own, not on the command line, where other users of the machine
 can read them: `SENTSTREAM_HTTP_TOKEN_FILE=/run/secrets/token` reads the value from that file; the same holds for each
-setting that is marked *secret*.
+setting that is marked *secret*. A secret in a file is read again at each
+connect, so that a rotated password of the database needs no restart.
 
 On SIGHUP the sources are read again. The settings marked *reload* take their new value, the others wait for a restart,
 and the log says which.

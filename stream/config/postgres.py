@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stream.config.fields import DatabaseUrl, Duration, Size, SlotName, TimeZone, WebhookUrl, setting
-from stream.core.errors import ConfigurationError
 
 
 class PostgresSettings(BaseModel):
@@ -30,16 +29,6 @@ class PostgresSettings(BaseModel):
         "baseline.",
     )
     reconnect_max: Duration = setting("30s", "Longest pause between two attempts to reconnect.", reload=True)
-
-    def require_database(self) -> str:
-        """DATABASE_URL, or a ConfigurationError that says how to give it."""
-        if not self.database_url:
-            raise ConfigurationError(
-                "DATABASE_URL is not set.",
-                "Give --database-url postgresql://user@host/database or set SENTSTREAM_DATABASE_URL; "
-                "`sentstream demo` needs none.",
-            )
-        return self.database_url
 
 
 class CountingSettings(BaseModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, PrivateAttr
@@ -19,7 +20,8 @@ from stream.config.http_api import HttpSettings
 from stream.config.kafka import KafkaSettings
 from stream.config.operations import LagSettings, LogSettings, TestingSettings
 from stream.config.postgres import CountingSettings, PostgresSettings, RecountSettings
-from stream.config.values import mask_url, show_duration, show_size
+from stream.config.values import SecretText, mask_url, show_duration, show_size
+from stream.core.errors import ConfigurationError
 from stream.core.masking import mask_passwords, passwords_in
 
 PREFIX: Final = "SENTSTREAM_"
@@ -59,6 +61,7 @@ class Settings(
     )
 
     _origins: Mapping[str, Origin] = PrivateAttr(default_factory=dict)
+    _secret_files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -76,11 +79,34 @@ class Settings(
         """Where the value of the setting ``name`` (lower case) comes from."""
         return self._origins.get(name, Origin("default"))
 
-    def remember(self, origins: Mapping[str, Origin]) -> Settings:
-        """These settings, knowing where each value comes from."""
+    def remember(self, origins: Mapping[str, Origin], secret_files: Mapping[str, Path] | None = None) -> Settings:
+        """These settings, knowing where each value comes from. ``secret_files``: the files that hold secrets."""
         copy = self.model_copy()
         copy._origins = origins  # noqa: SLF001 (our own class)
+        if secret_files is not None:
+            copy._secret_files = secret_files  # noqa: SLF001
         return copy
+
+    def secret(self, name: str) -> str:
+        """The secret ``name`` as it is now: one in a file is read again, for it may have been rotated. A file that
+        can't be read, or is being written, leaves the value that is known."""
+        path = self._secret_files.get(name)
+        try:
+            read = "" if path is None else path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            read = ""
+        known: str = getattr(self, name)
+        return SecretText(read) if read else known
+
+    def require_database(self) -> str:
+        """DATABASE_URL as it is now (see `secret`), or a ConfigurationError that says how to give it."""
+        if not self.database_url:
+            raise ConfigurationError(
+                "DATABASE_URL is not set.",
+                "Give --database-url postgresql://user@host/database or set SENTSTREAM_DATABASE_URL; "
+                "`sentstream demo` needs none.",
+            )
+        return self.secret("database_url")
 
     def shown(self, name: str) -> Any:
         """The value of ``name`` for people: durations and sizes readable, secrets masked."""

@@ -69,17 +69,21 @@ def load(
     variables = os.environ if environ is None else environ
     values: dict[str, object] = {}
     origins: dict[str, Origin] = {}
+    files: dict[str, Path] = {}
     path = find_file(config, variables)
     if path is not None:
         for name, value in _from_file(path).items():
             values[name], origins[name] = value, Origin("file", str(path))
     for name, (value, variable) in _from_environment(variables).items():
         values[name], origins[name] = value, Origin("environment", variable)
+        if variable.endswith("_FILE"):
+            files[name] = Path(variables[variable])
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origins[name] = value, Origin("flag", flag_name(name))
+            files.pop(name, None)
     try:
-        return Settings(**values).remember(origins)  # type: ignore[arg-type]
+        return Settings(**values).remember(origins, files)  # type: ignore[arg-type]
     except ValidationError as error:
         raise _configuration_error(error, values, origins) from None
 
@@ -109,10 +113,14 @@ def to_environment(settings: Settings) -> dict[str, str]:
     return child
 
 
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child process that gets its settings in another way, or needs none: no secret of ours."""
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+
+
 def child_environment(settings: Settings, *, config: Path) -> dict[str, str]:
     """The whole environment of a child process that shall have these settings and no others; ``config``: its file."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return {**others, **to_environment(settings.remember({})), PREFIX + "CONFIG": str(config)}
+    return {**without_settings(os.environ), **to_environment(settings.remember({})), PREFIX + "CONFIG": str(config)}
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -118,5 +118,5 @@ class Database:
         connection = self._connection
         if connection is None or connection.broken or connection.closed:
             role = writing_role("work", write_back=self._options.write_back)
-            connection = self._connection = connect(self._options.database_url, role, settings=_SESSION)
+            connection = self._connection = connect(self._options.database_url(), role, settings=_SESSION)
         return connection

@@ -15,10 +15,11 @@ from stream.core.partition import Policy
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """``instance``: name of a static member, empty: dynamic; ``room``: bytes of records applied and not yet written at
-    which a worker takes no more; ``interval``: seconds between flushes while counts change."""
+    """``database_url``: asked for at each connect; ``instance``: name of a static member, empty: dynamic; ``room``:
+    bytes of records applied and not yet written at which a worker takes no more; ``interval``: seconds between flushes
+    while counts change."""
 
-    database_url: str
+    database_url: Callable[[], str]
     cluster: Cluster
     names: Names = field(default_factory=Names)
     partitions: int = 12
@@ -46,8 +47,9 @@ class WorkerOptions:
     @classmethod
     def of(cls, settings: Settings, interval: Callable[[], float], instance: str) -> WorkerOptions:
         """The options that the settings ask for."""
+        settings.require_database()
         return cls(
-            settings.require_database(),
+            settings.require_database,
             Cluster.of(settings),
             Names(settings.kafka_topic_prefix),
             settings.kafka_partitions,

@@ -7,6 +7,7 @@ reader, which waits until Kafka has everything, then the workers, which flush, t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from connectors.kafka.topics import ensure, require
-from stream.config.settings import Settings
+from stream.config.settings import PREFIX, Settings
 from stream.config.sources import to_environment
 from stream.core.errors import SentstreamError
 from stream.core.pace import Backoff
@@ -27,8 +28,10 @@ from stream.service.signals import until_signalled
 
 log = logging.getLogger("sentstream.run")
 
-#: seconds that a role may take to leave, before it is killed
-PATIENCE: Final = 30.0
+#: seconds that all roles together may take to leave, before the rest is killed: below every limit in deploy/; and those
+#: for which the next role is not told to leave
+PATIENCE: Final = 18.0
+ORDERLY: Final = 5.0
 #: seconds that a role must live for its next death to count as the first again
 SETTLED: Final = 30.0
 #: exit codes that a restart does not cure: a precondition that is not met, a wrong configuration
@@ -38,10 +41,12 @@ _UNREACHABLE: Final = 3
 
 @dataclass(slots=True)
 class Role:
-    """One child. ``words``: its command; ``deaths``: how often it ended without being told to."""
+    """One child. ``words``: its command; ``deaths``: how often it ended without being told to; ``withheld``: settings
+    that it has no use for, and so doesn't get: they are secrets."""
 
     name: str
     words: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=15.0))
     began_at: float = 0.0
@@ -52,21 +57,29 @@ class Role:
 
 def roles_of(settings: Settings) -> list[Role]:
     """The children, in the order in which they are started and ended."""
-    roles = [Role("read", ("read",))]
+    # those that serve /metrics need the token
+    token = () if settings.metrics_address is not None else ("http_token",)
+    roles = [Role("read", ("read",), withheld=(*token, "notify_url"))]
     for number in range(1, settings.kafka_workers + 1):
         words: tuple[str, ...] = ("work",)
         if settings.kafka_instance:
             words += ("--kafka-instance", f"{settings.kafka_instance}-{number}")
-        roles.append(Role(f"work {number}" if settings.kafka_workers > 1 else "work", words))
-    roles.append(Role("reconcile", ("reconcile",)))
+        name = f"work {number}" if settings.kafka_workers > 1 else "work"
+        roles.append(Role(name, words, withheld=(*token, "notify_url")))
+    kafka = ("kafka_sasl_password", "kafka_ssl_keyfile_password")
+    roles.append(Role("reconcile", ("reconcile",), withheld=(*token, *kafka)))
     if settings.metrics_address is not None:
         host, port = settings.metrics_address
         for number, role in enumerate(roles):
             where = f"[{host}]" if ":" in host else host
             role.words += ("--metrics-listen", f"{where}:{port + number if port else 0}")
     if settings.http_address is not None:
-        roles.append(Role("serve", ("serve",)))
+        roles.append(Role("serve", ("serve",), withheld=("notify_url",)))
     return roles
+
+
+def _is_withheld(variable: str, role: Role) -> bool:
+    return variable.removesuffix("_FILE").removeprefix(PREFIX).lower() in role.withheld
 
 
 class Supervisor:
@@ -109,7 +122,7 @@ class Supervisor:
     def _start(self, role: Role) -> None:
         role.process = subprocess.Popen(
             [*self._command, *role.words, "--with-parent", str(os.getpid())],
-            env=self._environment,
+            env={name: value for name, value in self._environment.items() if not _is_withheld(name, role)},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us: we end them in order
         )
@@ -140,15 +153,18 @@ class Supervisor:
         return None
 
     def _end_all(self) -> None:
-        for role in self.roles:
-            process = role.process
-            if process is None or process.poll() is not None:
-                continue
+        """In order, each with some seconds before the next is told; what is left at the end is killed."""
+        deadline = time.monotonic() + PATIENCE
+        living = [(role, role.process) for role in self.roles if role.process and role.process.poll() is None]
+        for role, process in living:
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGCONT)
-            try:
-                process.wait(PATIENCE)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(ORDERLY, max(0.0, deadline - time.monotonic())))
                 log.info("%s ended", role.name)
+        for role, process in living:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("%s did not end within %.0f s and is killed", role.name, PATIENCE)
                 process.kill()
@@ -171,5 +187,5 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None) -> int
                 return
         supervisor.hang_up()
 
-    with until_signalled(supervisor.stop, on_hup):
+    with until_signalled(supervisor.stop, on_hup, within=None):
         return supervisor.run()

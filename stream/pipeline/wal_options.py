@@ -24,7 +24,7 @@ class WalOptions:
 def wal_options(settings: Settings) -> WalOptions:
     """What the settings say of reading the WAL."""
     return WalOptions(
-        settings.database_url,
+        settings.require_database(),
         settings.slot_name,
         settings.publication,
         settings.mailer_schema,

@@ -89,7 +89,7 @@ class Reconciler:
         self._wall = wall
         self._seconds = seconds
         self._follow_log = follow_log
-        self._notifier = Notifier(lambda: settings().notify_url)
+        self._notifier = Notifier(lambda: settings().secret("notify_url"))
         self._wake = threading.Event()
         self._reported: deque[tuple[int, str, str]] = deque()
         self._unbased = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from stream.config.settings import Settings
+from stream.config.sources import without_settings
 from stream.service.inbox import Inbox
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class ServerProcess:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "stream.web.child_main", *map(str, fds)],
                     pass_fds=fds,
+                    env=without_settings(os.environ),  # the settings come through the pipe
                     stdin=subprocess.DEVNULL,
                 )
             try:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ async def poll_database(context: Context) -> None:
     """Poll until cancelled."""
     state = context.poll
     thread = ThreadPoolExecutor(1, "database-poll")
-    session = _PollingSession(context.settings.require_database(), Follower(context.settings.mailer_schema))
+    session = _PollingSession(context.settings.require_database, Follower(context.settings.mailer_schema))
     loop = asyncio.get_running_loop()
     pause = RETRY_FIRST
     try:
@@ -103,7 +104,7 @@ def _drop_missing(live: LiveState, changes: Changes, existing: frozenset[int], c
 class _PollingSession:
     """A follower and its connection, which is opened again after an error."""
 
-    def __init__(self, url: str, follower: Follower) -> None:
+    def __init__(self, url: Callable[[], str], follower: Follower) -> None:
         self._url = url
         self._follower = follower
         self._connection: psycopg.Connection[Any] | None = None
@@ -114,7 +115,7 @@ class _PollingSession:
             self._follower.forget_campaigns()
             self._read_all = False
         if self._connection is None:
-            self._connection = connect(self._url, "http", settings={"statement_timeout": STATEMENT_TIMEOUT})
+            self._connection = connect(self._url(), "http", settings={"statement_timeout": STATEMENT_TIMEOUT})
             self._follower.forget()
         try:
             return self._follower.poll(self._connection, time.monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,21 @@ def test_a_secret_may_be_in_a_file_that_a_variable_names(tmp_path: Path) -> None
         load(environ={"SENTSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "missing")})
 
 
+def test_a_secret_in_a_file_is_read_again_at_each_use(tmp_path: Path) -> None:
+    path = tmp_path / "url"
+    path.write_text("postgresql://u:old@h/d\n")
+    settings = load(environ={"SENTSTREAM_DATABASE_URL_FILE": str(path)})
+    assert pickle.loads(pickle.dumps(settings)).require_database() == "postgresql://u:old@h/d"
+    path.write_text("postgresql://u:new@h/d\n")
+    assert settings.require_database() == "postgresql://u:new@h/d"
+    assert "new" not in repr(settings.require_database())
+    path.write_text("")
+    assert settings.require_database() == "postgresql://u:old@h/d", "it is just being written"
+    path.unlink()
+    assert settings.require_database() == "postgresql://u:old@h/d"
+    assert load({"database_url": "postgresql://flag@h/d"}, environ={}).require_database() == "postgresql://flag@h/d"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -125,6 +141,7 @@ def test_a_secret_may_be_in_a_file_that_a_variable_names(tmp_path: Path) -> None
         ("http_listen", "8087", "must be host:port"),
         ("timezone", "Mars/Olympus", "must be a time zone"),
         ("timezone", "../etc/passwd", "must be a time zone"),
+        ("notify_url", "https://h:word/x", "NOTIFY_URL (environment SENTSTREAM_NOTIFY_URL) must be an http"),
         ("notify_url", "ftp://x", "NOTIFY_URL (environment SENTSTREAM_NOTIFY_URL) must be an http"),
         ("catchup_threshold", "big", "must be a size"),
         ("kafka_bootstrap_servers", "kafka", "must be host:port"),

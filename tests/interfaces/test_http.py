@@ -523,3 +523,13 @@ def test_a_head_that_is_too_large_or_no_http_is_refused(website: Site) -> None:
             assert answer.split(b" ")[1] in (b"400", b"431")
             assert b"application/problem+json" in answer
     assert website.get("/livez").status_code == 200
+
+
+def test_run_keeps_six_sessions_open(counting_website: Site, prepared_db: Database) -> None:
+    """The number that docs/operations/deploying.md gives."""
+    ours = """SELECT application_name FROM pg_stat_activity
+              WHERE datname = current_database() AND application_name LIKE 'sentstream %'
+                AND application_name <> 'sentstream test' AND pid <> pg_backend_pid() ORDER BY 1"""
+    eventually(lambda: counting_website.get("/api/lag").status_code == 200)
+    roles = [row[0].removeprefix("sentstream ") for row in prepared_db.execute(ours)]
+    assert roles == ["control", "flush", "http", "http", "reader", "reconciler"]

@@ -114,7 +114,7 @@ def test_a_tombstone_that_a_worker_owed_when_it_died_is_sent_by_the_next(counted
 
 def test_a_topic_that_cannot_be_read_is_said_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def read_twice() -> BaseException | None:
-        worker = Worker(WorkerOptions("postgresql://127.0.0.1:1/none", Cluster((f"127.0.0.1:{free_port()}",))))
+        worker = Worker(WorkerOptions(lambda: "postgresql://127.0.0.1:1/none", Cluster((f"127.0.0.1:{free_port()}",))))
         for _ in range(2):
             await worker._loader._read_topic(AssignedPartition(0, "any", Decoder()))
         return worker.failure

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,44 @@ def test_what_trying_again_does_not_cure_ends_all(code: int, expected: int) -> N
     process = roles[1].process
     assert process is not None
     assert process.poll() == -signal.SIGTERM
+
+
+def test_a_child_gets_no_secret_that_it_has_no_use_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_TOKEN", "NOTIFY_URL_FILE", "KAFKA_SASL_PASSWORD"):
+        monkeypatch.setenv(f"SENTSTREAM_{name}", "x")
+    found = tmp_path / "found"
+    roles = [replace(role, words=(_SHOWS_ITS_ENVIRONMENT, str(found / role.name))) for role in roles_of(settings())]
+    found.mkdir()
+    thread, _ = run(supervisor := Supervisor(settings(), roles, SLEEPER))
+    eventually(lambda: len(list(found.glob("[a-z]*"))) == len(roles))
+    supervisor.stop.set()
+    thread.join(20)
+    given = {path.name: set(path.read_text().split()) for path in found.glob("[a-z]*")}
+    assert given["read"] == {"KAFKA_SASL_PASSWORD"}
+    assert given["reconcile"] == {"NOTIFY_URL_FILE"}
+
+
+_SHOWS_ITS_ENVIRONMENT = """
+import os, pathlib, sys, time
+names = [name[11:] for name in os.environ if name.startswith("SENTSTREAM_") and os.environ[name] == "x"]
+path = pathlib.Path(sys.argv[1])
+path.with_name("." + path.name).write_text(" ".join(names))
+os.replace(path.with_name("." + path.name), path)
+time.sleep(60)
+"""
+
+
+def test_roles_that_hang_are_gone_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.kafka.supervisor.PATIENCE", 2.0)
+    monkeypatch.setattr("stream.kafka.supervisor.ORDERLY", 0.2)
+    hangs = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    roles = [Role(name, (hangs,)) for name in ("read", "work", "reconcile")]
+    thread, codes = run(supervisor := Supervisor(settings(), roles, SLEEPER))
+    eventually(lambda: all(role.process is not None for role in roles))
+    supervisor.stop.set()
+    thread.join(15)
+    assert codes == [0]
+    assert all(role.process is not None and role.process.poll() is not None for role in roles)
 
 
 def test_children_end_with_the_supervisor(tmp_path: Path) -> None:

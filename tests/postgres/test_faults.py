@@ -311,3 +311,20 @@ def test_sigterm_at_the_first_connect_to_a_silent_server_is_an_orderly_end(
         eventually(lambda: between.accepted)
         process.send(signal.SIGTERM)
         assert process.wait(20) == 0, process.said
+
+
+def test_a_rotated_database_url_is_read_again_at_each_connect(
+    mailer_db: Database, tmp_path: Path, proxy: Callable[[str], Proxy]
+) -> None:
+    db = watched(mailer_db)
+    old, secret = proxy(db.url), tmp_path / "url"
+    secret.write_text(old.url(db.url))
+    with sentstream(db, tmp_path / "run.log", database_url="", database_url_file=str(secret)) as process:
+        based(db)
+        secret.write_text(db.url)
+        old.refuse()
+        old.cut()
+        db.execute("UPDATE email_queue SET status = 'sent'")
+        at_rest(db)
+        process.send(signal.SIGTERM)
+        assert process.wait(20) == 0, process.said
