@@ -49,7 +49,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a SIGHUP brought: the settings now in force, the names that changed, those that need a restart."""
+    """What a SIGHUP brought: the settings as they are now, the names that changed, those that need a restart."""
 
     settings: Settings
     changed: tuple[str, ...]
@@ -62,7 +62,7 @@ def load(
     config: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings in force, from the sources as `Sources` describes them.
+    """The settings, from the sources as `Sources` describes them.
 
     ConfigurationError names the key, where it was set and what is wrong with it.
     """

@@ -1,11 +1,11 @@
-"""One life of the embedded shape: the slot is taken, the partition loaded, then two threads work until something ends.
+"""One session of the embedded mode: takes the slot, loads the partition, then two threads work until one of them fails.
 
     this thread    WAL -> transactions -> batch -> partition (under the lock), feedback
     flush thread   takes what changed (under the lock), writes it in one transaction, says what may be confirmed
 
-A failure of either ends the session; what it held in memory is thrown away, and the next one begins at the slot's
-confirmed LSN with what PostgreSQL has. So a lost answer to a commit, a restored database or another owner of the
-watermark need no case of their own. See DESIGN 2 and 3.
+A failure of either ends the session; its memory is dropped, and the next one begins at the slot's confirmed LSN with
+what PostgreSQL holds. So a lost answer to a commit, a restored database or another owner of the watermark need no case
+of their own. See docs/design/modes.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from stream.service.failpoints import failpoint
 log = logging.getLogger("sentstream.session")
 
 _READ_WAIT = 0.25
-#: a process that is stopped in the middle of a flush holds the locks of it no longer than this
+#: how long a process that is stopped in the middle of a flush holds its locks
 _SESSION = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "5s"}
 
 
@@ -59,8 +59,8 @@ class SessionOptions:
 class Session:
     """``run`` returns when ``stop`` is set, and raises what ended the session otherwise.
 
-    ``on_status``: told (campaign, status before, status now) as the log shows them. ``on_unbased``: told that a recount
-    is due. Both are called from the reading thread and must not block.
+    ``on_status``: called with (campaign, status before, status now) as the WAL shows them; ``on_unbased``: called when
+    a baseline is due. Both are called from the reading thread and must not block.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Session:
         self._store = Store(options.wal.mailer_schema, failpoint)
         self._partition = Partition(0, options.policy, options.write_back)
         self._lock = threading.Lock()
-        self._work = threading.Event()  # the flush thread has a reason to look
+        self._work = threading.Event()  # wakes the flush thread
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         #: when it took the slot, monotonic seconds, and where the server's WAL ended then; None before
@@ -103,7 +103,7 @@ class Session:
 
     @property
     def slot_holder(self) -> str:
-        """Who has the slot that we wait for; "" while we don't wait for it."""
+        """The holder of the slot that we wait for; "" while we don't wait for it."""
         return self._reader.holder
 
     def run(self) -> None:
@@ -122,7 +122,7 @@ class Session:
                     self._state.connected = False
                     self._ended.set()
                     self._work.set()
-                    flusher.join(timeout=30)
+                    flusher.join(timeout=10)
                 if self._failure is not None:
                     raise self._failure
         finally:
@@ -223,7 +223,7 @@ class Session:
                 waiting = self._waiting()
             if waiting.dirty or waiting.moved:
                 self._flush(connection)  # the last one, on the way out
-        except BaseException as error:  # handed to the reading thread, which raises it
+        except BaseException as error:  # raised again by the reading thread
             if self._ended.is_set():
                 log.warning("the last flush was not written: %s", error)
             if self._failure is None:
@@ -232,8 +232,8 @@ class Session:
 
     @property
     def _arrived(self) -> bool:
-        """Whether all that there was at the opening is read, and not written yet. That is as good as a change: whoever
-        looks at a fresh start, and `run --once`, waits for it."""
+        """Whether the backlog is read, and not written yet. That counts as a change: fresh starts and `run --once` wait
+        for it."""
         return self.written.lsn < (self.backlog_end or 0) <= self._partition.position.lsn
 
     def _waiting(self) -> Waiting:
@@ -252,7 +252,7 @@ class Session:
         (result,) = write(self._store, connection, [flush], self._metrics.retried)
         if result is None:
             self._metrics.fenced()
-            raise FencedError("the watermark was moved by somebody else.", "The partition is loaded again.")
+            raise FencedError("another process moved the watermark.", "The partition is loaded again.")
         with self._lock:
             self._partition.flushed(flush, result, time.monotonic())
         self.written = flush.position

@@ -1,6 +1,6 @@
-"""What is true, as families: the figures of PostgreSQL and the lag, as they stood at the last look.
+"""The state of counting as metric families: sums of PostgreSQL and the lag, as of the last poll.
 
-Ages go on between looks, and when looks fail: a database that is away makes everything older, never "fine".
+Ages go on between polls, and when polls fail: a database that is away makes everything older, never "fine".
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ _CONSUMER: Final = ("cluster_name", "group", "topic", "partition", "member_host"
 
 
 class DatabaseView:
-    """Holds the last look; `families` shows it. ``lag``: the newest answer of `stream.metrics.lag`, or None.
-
-    `saw` and `failed` are called by whoever looks. For any thread.
+    """Holds the last poll; `families` shows it. ``lag``: the newest lag, or None. The poller calls `saw` and `failed`.
+    For any thread.
     """
 
     def __init__(
@@ -40,22 +39,22 @@ class DatabaseView:
         self._seen: tuple[float, StoreMetrics] | None = None
         self._up = False
 
-    def saw(self, figures: StoreMetrics) -> None:
-        """A look that succeeded."""
-        self._seen, self._up = (self._now(), figures), True
+    def saw(self, read: StoreMetrics) -> None:
+        """A poll that succeeded."""
+        self._seen, self._up = (self._now(), read), True
 
     def failed(self) -> None:
-        """A look that did not."""
+        """A poll that did not."""
         self._up = False
 
     def families(self) -> Iterator[Metric]:
         """All of them, in order of docs/operations/metrics.md."""
         yield self._info()
-        yield gauge("sentstream_database_up", "Whether the last look at the database succeeded.", self._up)
+        yield gauge("sentstream_database_up", "Whether the last poll of the database succeeded.", self._up)
         seen = self._seen
         if seen is not None:
             since = self._now() - seen[0]
-            yield gauge("sentstream_database_look_age_seconds", "Time since the last look that succeeded.", since)
+            yield gauge("sentstream_database_look_age_seconds", "Time since the last poll that succeeded.", since)
             yield from _counts(seen[1])
             yield from _positions(seen[1], since)
             yield from _recounts(seen[1], since)

@@ -1,7 +1,7 @@
 """METRICS_LISTEN: `/metrics`, `/livez` and `/readyz` of one role, from a thread of its own and the standard library.
 
-The rules are those of the HTTP API: without a token it listens on loopback only, and answers only who calls it by such
-a name; with one, `/metrics` needs it (`Authorization: Bearer`). The health calls need none.
+The rules are those of the HTTP API: without a token it listens on loopback only, and answers only to loopback names;
+with one, `/metrics` needs it (`Authorization: Bearer`). The health calls need none.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200 if ok else 503, body, ("Content-Type", "application/json"))
 
     def _knows_host(self) -> bool:
-        """Only where no token protects: a page of somebody else's, under a name that leads here, must not read."""
+        """DNS rebinding: a foreign page under a name that resolves to us must not read where no token protects."""
         if self.shows.token:
             return True
         try:

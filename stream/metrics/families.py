@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-#: something that yields families when somebody scrapes
+#: yields families, at each scrape
 Families: TypeAlias = Callable[[], Iterable[Metric]]
 
 

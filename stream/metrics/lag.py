@@ -1,6 +1,6 @@
 """The lag of everything, as one object: slot and flush from PostgreSQL, the group from Kafka where there is one.
 
-Keep a `LagReading` and look again and again: its verdicts come from a window of looks.
+Keep a `LagReading` and poll: its verdicts come from a window of polls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LagReading:
-    """Looks and judges. Not for several threads at once."""
+    """Polls and judges. Not for several threads at once."""
 
     def __init__(self, settings: Settings) -> None:
         self._slot = settings.slot_name
@@ -32,7 +32,7 @@ class LagReading:
         self._groups = _group_reader(settings)
 
     def poll(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
-        """One look, by the names of INTERFACE. UnreachableError; PreconditionError where `setup` has not been run."""
+        """The lag as `/api/lag` shows it. UnreachableError; PreconditionError where `setup` has not been run."""
         with reading("Lag"):
             found = read_lag(connection, self._slot)
         slot, flush = self._judge.look(found)
@@ -72,7 +72,7 @@ class LagReading:
 def _group_reader(settings: Settings) -> LagReader | None:
     if not settings.kafka:
         return None
-    from connectors.kafka.cluster import Cluster  # noqa: PLC0415 - the embedded shape needs no Kafka client
+    from connectors.kafka.cluster import Cluster  # noqa: PLC0415 - the embedded mode needs no Kafka client
     from connectors.kafka.group_lag import LagReader  # noqa: PLC0415
     from connectors.kafka.topics import Names  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """Polls PostgreSQL (and Kafka's consumer group) for `/metrics` and `/api/lag`, in a thread of its own.
 
-The lag is read every second, so that its verdicts have a window to judge by; the sums for `/metrics` every five. What
-scrapes and calls show is the newest reading, whatever their number.
+The lag is read every second, so that its verdicts have a window to judge by; the sums for `/metrics` every five.
+Scrapes and calls show the newest reading, however many they are.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
         return 1
     where = settings.metrics_address or settings.http_address
     if where is None:
-        print("METRICS_LISTEN and HTTP_LISTEN are off: there is nobody to ask")
+        print("METRICS_LISTEN and HTTP_LISTEN are off: there is no address to ask")
         return 1
     host = _ANY.get(where[0], where[0])
     url = f"http://{f'[{host}]' if ':' in host else host}:{where[1]}/{which}?verbose"

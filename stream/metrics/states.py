@@ -1,7 +1,7 @@
-"""What roles without Kafka say of themselves, as families and as health. The roles fill the states.
+"""State of the roles that need no Kafka, as metric families and as health checks. The roles fill the states.
 
-Health is progress, not being up. *live*: our own loop goes round; where it does not, only a restart helps. *ready*: the
-role does what it is for, or waits its turn to. A server that is away is no reason for a restart.
+Health is progress, not being up. *live*: the role's own loop goes round; where it does not, only a restart helps.
+*ready*: the role does its work, or waits for its turn. A server that is away is no reason for a restart.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EmbeddedState:
 
 @dataclass(slots=True)
 class ReconcilerState:
-    """The reconciler's loop. ``connected``: whether the last look succeeded."""
+    """The reconciler's loop. ``connected``: whether the last poll succeeded."""
 
     connected: bool = False
     round_at: float = field(default_factory=time.monotonic)
@@ -65,9 +65,9 @@ def embedded_families(state: EmbeddedState) -> Iterator[Metric]:
 
 def reconciler_families(state: ReconcilerState) -> Iterator[Metric]:
     """Of `ReconcilerState`."""
-    yield gauge("sentstream_reconciler_connected", "Whether the last look succeeded.", state.connected)
+    yield gauge("sentstream_reconciler_connected", "Whether the last poll succeeded.", state.connected)
     yield gauge(
-        "sentstream_reconciler_look_age_seconds", "Time since the last look.", time.monotonic() - state.round_at
+        "sentstream_reconciler_look_age_seconds", "Time since the last poll.", time.monotonic() - state.round_at
     )
 
 

@@ -323,9 +323,9 @@ class Reconciler:
                 return ()
             self._observed_at = now
             found = observe(conn, settings.mailer_schema)
-            told = news(found, self._observed)
+            fresh = news(found, self._observed)
             self._observed = tuple(found)
-            return [observation.as_json() for observation in told]
+            return [observation.as_json() for observation in fresh]
 
         return observe_run
 

@@ -1,6 +1,6 @@
-"""Reports as CSV: a line for each verdict, and one for each run that kept none.
+"""Reports as CSV: a line for each verdict, and one for each run without verdicts.
 
-For spreadsheets: a text that a spreadsheet would take for a formula gets an apostrophe in front.
+A text that a spreadsheet would take for a formula gets an apostrophe in front.
 """
 
 from __future__ import annotations

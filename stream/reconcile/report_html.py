@@ -1,7 +1,7 @@
-"""Reports as one HTML page to hand on: no script, no address outside, readable on paper and in the dark.
+"""Reports as one self-contained HTML page: no script, nothing loaded, readable in print and in dark mode.
 
-A summary, a chart of drift over time, every drift with its cause, then all runs. The chart is drawn here, as SVG,
-because the page must stand alone; what it shows is in the tables too.
+A summary, a chart of drift over time, every drift with its cause, then all runs. The chart is inline SVG; what it
+shows is in the tables too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "not_comparable": "Not comparable",
     "baseline": "Baseline",
 }
-#: from what needs somebody to what needs nobody: the colour of a stretch of time is its first
+#: the worst first: it gives a stretch of time its colour
 _WORST: Final = ("drift", "inconclusive", "not_comparable", "baseline", "verified")
 
 
@@ -37,8 +37,8 @@ def as_page(
     head: tuple[int, str],
     name_of: Callable[[int], str] = lambda _: "",
 ) -> str:
-    """The page. ``reports``: newest first; ``source``: whose they are; ``head``: place and digest of the chain's newest
-    run; ``name_of``: what a campaign is called, empty where nobody knows."""
+    """The page. ``reports``: newest first; ``source``: which database they are of; ``head``: place and digest of the
+    chain's newest run; ``name_of``: what a campaign is called, empty where unknown."""
     title = f"Reconciliation of {escape(source)}"
     return "".join(
         (

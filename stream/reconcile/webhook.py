@@ -1,7 +1,7 @@
-"""A JSON POST to NOTIFY_URL on drift, stall and recovery: told once, tried a few times, never waited for.
+"""A JSON POST to NOTIFY_URL on drift, stall and recovery: sent once, retried a few times, never waited for.
 
-Whoever has news puts them into a short queue and goes on. One thread posts them in order; when the other side stays
-away, the oldest are dropped and said so in the log. Nothing is counted on: the reports in PostgreSQL are what is true.
+Messages go into a short queue, and one thread posts them in order; while the receiver is away, the oldest are dropped,
+which is logged. Delivery is best effort: the reports in PostgreSQL are the record.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from stream.core.report import rfc3339
 
 log = logging.getLogger("sentstream.notify")
 
-#: seconds between the tries of one message
+#: seconds before each attempt at one message
 PAUSES: Final = (0.0, 1.0, 4.0, 15.0)
 TIMEOUT: Final = 5.0
-#: messages that may wait
+#: messages that may wait in the queue
 ROOM: Final = 100
 
 
 class Notifier:
-    """Posts in a thread of its own. ``address``: NOTIFY_URL as it stands now; empty: nobody is told."""
+    """Posts in a thread of its own. ``address``: NOTIFY_URL as it is now; empty: nothing is sent."""
 
     def __init__(
         self, address: Callable[[], str], pauses: tuple[float, ...] = PAUSES, timeout: float = TIMEOUT
@@ -48,7 +48,7 @@ class Notifier:
         )
 
     def notify(self, event: str, words: Mapping[str, Any]) -> None:
-        """Send ``{"event": event, "at": now, ...words}`` some time soon. Never blocks, never raises."""
+        """Send ``{"event": event, "at": now, ...words}`` soon. Never blocks, never raises."""
         if not self._address():
             return
         message = {"event": event, "at": rfc3339(datetime.now(timezone.utc)), **words}
@@ -63,7 +63,7 @@ class Notifier:
             self._thread.start()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Give what is waiting one more moment, then end."""
+        """Give what is waiting ``timeout`` seconds, then end."""
         self._until = time.monotonic() + timeout
         self._stop.set()
         if self._thread is not None:
@@ -121,7 +121,7 @@ class Notifier:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET to whom nobody named."""
+    """A redirected POST would become a GET to an address that the settings don't name."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Who may ask: the two questions that every listener of ours puts, answered in one place."""
+"""Loopback check and constant-time token comparison for HTTP listeners."""
 
 from __future__ import annotations
 

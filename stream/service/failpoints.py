@@ -1,7 +1,7 @@
-"""Named places where a test may trip a running process: ``name=action[:nth]``, several with commas.
+"""Named points at which a test kills, stops or fails a running process: ``name=action[:nth]``, several with commas.
 
 Actions: ``kill`` (SIGKILL to this process), ``stop`` (SIGSTOP), ``raise`` (RuntimeError). ``nth`` counts from 1. In a
-normal run the table is empty, and passing a place costs nothing. ``PLACES`` names them.
+normal run the table is empty, and a failpoint costs nothing. ``PLACES`` names them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def arm(text: str) -> None:
 
 
 def failpoint(name: str) -> None:
-    """Pass the place ``name``: nothing happens, unless it is armed and its turn has come."""
+    """The point ``name`` is reached: nothing happens, unless it is armed and its turn has come."""
     if not _armed or name not in _armed:
         return
     action, left = _armed[name]

@@ -1,7 +1,7 @@
-"""The garbage collector, set for a process that reads a log.
+"""GC tuning for long-running readers.
 
 Decoding makes many small containers that live for a moment and are freed without the collector's help; walking the
-heap for each seven hundred of them took a third of the time in which a backlog is drained (`benchmarks.drain`).
+heap for each seven hundred of them took a third of the time of draining a backlog (`benchmarks.drain`).
 Source: Python documentation, ``gc.freeze`` and ``gc.set_threshold``.
 """
 
@@ -11,7 +11,7 @@ import gc
 
 
 def apply() -> None:
-    """Call it once, before the work begins: what is there now stays out of collections, and those come more rarely."""
+    """Call once, before the work begins: objects that exist now stay out of collections, and those come more rarely."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

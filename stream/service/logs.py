@@ -1,7 +1,7 @@
 """Logging: to standard error, as text for people or as JSON for machines, one record a line, no secret in any.
 
-Secrets go out where the text is made, after arguments, extra fields and tracebacks have come together: a filter on
-messages alone would miss those. ``extra={"run_id": 7}`` becomes a field of the JSON line.
+Secrets are masked in the formatter, after arguments, extra fields and tracebacks are rendered: a filter on messages
+alone would miss those. ``extra={"run_id": 7}`` becomes a field of the JSON line.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import orjson
 from stream.core.masking import mask_passwords, mask_values
 
 OURS: Final = ("stream", "connectors", "sentstream")
-#: Kafka's clients speak of each attempt to connect; what matters of that we say ourselves, once and with what to do
+#: Kafka's clients log each attempt to connect; what matters of that we log ourselves, once and with what to do
 CLIENTS: Final = ("kafka", "aiokafka", "faust", "mode", "stream.kafka.faust_patches")
-#: replacing a word of one or two letters would garble every line, and it protects nobody
+#: replacing a word of one or two letters would garble every line, and protect nothing
 SHORTEST_SECRET: Final = 3
 
 _CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(32), 127) if number not in (9, 10)} | {
@@ -37,7 +37,7 @@ else:
 def configure(
     level: str = "info", form: str = "text", secrets: Iterable[str] = (), stream: TextIO | None = None
 ) -> logging.Handler:
-    """Set logging up, or set it up anew. ``level``: least severity of our own records (others': warning; Kafka's
+    """Configure logging, or configure it again. ``level``: least severity of our own records (others': warning; Kafka's
     clients are silent, unless ``level`` is debug).
 
     ``secrets``: words that are masked wherever they occur. Returns the handler (whose level stays free for the caller).
@@ -56,7 +56,7 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Another least severity for our own records (SIGHUP), and with it whether Kafka's clients are heard."""
+    """Set the least severity of our own records, and with it whether Kafka's clients are logged."""
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
     for name in CLIENTS:
@@ -64,8 +64,8 @@ def set_level(level: str) -> None:
 
 
 class _Handler(_StreamHandler):
-    """Ours, to be told from others' when logging is configured again. Without a stream it writes to what
-    ``sys.stderr`` is at that moment: a live view puts itself in there, and log lines then scroll by above it.
+    """A type of ours, so that configuring again removes it alone. Without a stream it writes to what ``sys.stderr`` is
+    at that moment: a live view replaces that, and log lines then scroll by above it.
     """
 
     def __init__(self, stream: TextIO | None) -> None:

@@ -1,9 +1,9 @@
-"""Liveness by progress: a role that stands still while there is work starts itself anew, says so, and counts it.
+"""Liveness by progress: a role that stands still while there is work restarts itself, logs it, and counts it.
 
-"The process is up" says nothing: consumers are known to stall, and clients not to come back after an outage. So a
-thread beside the role looks how long ago it last moved, and, where that is long, whether there was anything to do.
-Where there was, the process replaces itself by a new one (same arguments, same process id, so that whoever
-supervises it need not care); what it held in memory is read again from the last confirmed place.
+"The process is up" says nothing: consumers stall, and clients don't come back after an outage. So a thread beside the
+role checks how long ago it last made progress, and, where that is long, whether there was work. Then the process
+replaces itself (same arguments, same process id: its supervisor notices nothing); what it held in memory is read again
+from the last confirmed position.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ OPTION: Final = "--stalls"
 
 
 class Watchdog(threading.Thread):
-    """``moved_at``: when the role last moved, monotonic seconds; ``has_work``: whether it should have since, asked
-    only when in doubt, may take a while and may raise (then nobody knows, and nothing happens); ``allowed``:
+    """``moved_at``: when the role last made progress, monotonic seconds; ``has_work``: what it should have done since,
+    called only when in doubt, may take a while and may raise (then it is unknown, and nothing happens); ``allowed``:
     seconds."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Watchdog(threading.Thread):
 
 def restart(why: str, stalls: int) -> None:
     """Replace this process by a new one with the same arguments. Does not return."""
-    log.error("starting anew (stall %d): %s", stalls + 1, why)
+    log.error("restarting (stall %d): %s", stalls + 1, why)
     for handler in logging.getLogger().handlers:
         handler.flush()
     arguments = without_stalls(sys.orig_argv[1:])
@@ -84,12 +84,12 @@ def terminate() -> None:
 
 
 def end_with(parent: int, stop: Callable[[], None]) -> None:
-    """Call ``stop`` when the process ``parent``, which started us, is gone: nobody would end us otherwise."""
+    """Call ``stop`` when the process ``parent``, which started us, is gone: no other process would end us."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        log.warning("whoever started this process is gone; ending too")
+        log.warning("the process that started this one is gone; ending too")
         stop()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
 
 from stream.config.settings import Settings
@@ -16,9 +17,20 @@ from stream.service.auth import is_loopback
 from stream.web.access import AccessRules, host_name
 from stream.web.server import listen
 from tests.fix_postgres import Database
-from tests.interfaces.fix_web import Run, Site, counted_db, prepared_db, run, serve, shared_db, site, website
+from tests.interfaces.fix_web import (
+    Run,
+    Site,
+    counted_db,
+    counting_website,
+    prepared_db,
+    run,
+    serve,
+    shared_db,
+    site,
+    website,
+)
 
-__all__ = ["counted_db", "prepared_db", "run", "shared_db", "website"]
+__all__ = ["counted_db", "counting_website", "prepared_db", "run", "shared_db", "website"]
 
 TOKEN = "correct-horse-battery-staple"
 HOST = "sentstream.example.org"
@@ -297,3 +309,11 @@ def test_markup_in_a_campaigns_name_is_text_in_every_answer(counted_db: Database
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "<script>alert" not in found.get("/").text
+
+
+def test_the_http_process_inherits_no_secret(counting_website: Site) -> None:
+    """It gets its settings through a pipe."""
+    (child,) = [
+        it for it in psutil.Process(counting_website.child.pid).children() if "stream.web.child_main" in it.cmdline()
+    ]
+    assert not [name for name in child.environ() if name.startswith("SENTSTREAM_")]

@@ -204,7 +204,7 @@ def test_a_worker_that_stalls_starts_itself_anew(shape: Shape) -> None:
     shape.until_based()
     with shape.db.connect(autocommit=False) as session, load(shape.db, 1):
         session.execute("SELECT FROM sentstream.watermarks FOR UPDATE")
-        eventually(lambda: "starting anew (stall 1)" in worker.said, 60)
+        eventually(lambda: "restarting (stall 1)" in worker.said, 60)
         session.rollback()
         shape.until_right(60)
     assert worker.process.poll() is None
