@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import orjson
@@ -184,11 +183,12 @@ def test_a_topic_that_lost_records_is_counted_anew(shape: Shape) -> None:
     shape.until_right()
     worker = shape.roles[1]
     worker.stop()
+    held = len(shape.records(shape.names.changes))
     with load(shape.db, 8) as done:
         eventually(lambda: done() > 500, 30)
         admin = shape.cluster.admin()
         tps = [TopicPartition(shape.names.changes, number) for number in range(4)]
-        time.sleep(0.3)
+        eventually(lambda: len(shape.records(shape.names.changes)) > held, 20)
         ends = {tp: len([r for r in shape.records(shape.names.changes) if r.partition == tp.partition]) for tp in tps}
         admin.delete_records({tp: -1 for tp in tps if ends[tp]})
         admin.close()

@@ -56,22 +56,23 @@ def run(supervisor: Supervisor) -> tuple[threading.Thread, list[int]]:
 
 
 def test_what_dies_is_started_again_and_what_is_stopped_ends_in_order(tmp_path: Path) -> None:
-    order = tmp_path / "order"
+    order, ready = tmp_path / "order", tmp_path / "ready"
     code = (
         "import signal, sys, time\n"
         f"def end(*_): open({str(order)!r}, 'a').write(sys.argv[-1] + ' '); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, end)\n"
+        f"open({str(ready)!r}, 'a').write('ready ')\n"
         "while True: time.sleep(0.05)\n"
     )
     roles = [Role(name, (code, name)) for name in ("read", "work", "reconcile")]
     supervisor = Supervisor(settings(), roles, SLEEPER)
     thread, codes = run(supervisor)
-    eventually(lambda: all(role.process is not None for role in roles))
+    eventually(lambda: ready.exists() and len(ready.read_text().split()) == 3)
     killed = roles[1].process
     assert killed is not None
     killed.kill()
     eventually(lambda: roles[1].deaths == 1 and roles[1].process is not None and roles[1].process is not killed)
-    time.sleep(0.5)  # the new process has its handler by then
+    eventually(lambda: len(ready.read_text().split()) == 4)
     supervisor.stop.set()
     thread.join(20)
     assert codes == [0]
@@ -132,16 +133,16 @@ def test_roles_that_hang_are_gone_within_the_limit(monkeypatch: pytest.MonkeyPat
 def test_children_end_with_the_supervisor(tmp_path: Path) -> None:
     """Even where it is killed: nobody would end them otherwise."""
     child = "import threading, sys; from stream.service.watchdog import end_with; import os\n"
-    child += "end_with(int(sys.argv[-1]), lambda: os._exit(0)); threading.Event().wait()"
     pid_file = tmp_path / "pid"
+    child += "end_with(int(sys.argv[-1]), lambda: os._exit(0));"
+    child += f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); threading.Event().wait()"
     parent = (
         "import subprocess, sys, os, time\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())])\n"
-        f"open({str(pid_file)!r}, 'w').write(str(p.pid)); time.sleep(60)\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())])\n"
+        "time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     pid = eventually(lambda: int(pid_file.read_text() or 0) if pid_file.exists() else 0, 20)
-    time.sleep(1)
     process.kill()
     process.wait()
 
@@ -182,11 +183,11 @@ def test_a_role_that_moves_is_left_alone() -> None:
 
 def test_a_restart_keeps_the_arguments_and_counts() -> None:
     code = (
-        "import sys; from stream import liveness\n"
+        "import sys; from stream.service.watchdog import restart\n"
         "at = sys.argv.index('--stalls') if '--stalls' in sys.argv else 0\n"
         "stalls = int(sys.argv[at + 1]) if at else 0\n"
         "print(stalls, *sys.argv[1:], flush=True)\n"
-        "liveness.restart('it stood still', stalls) if stalls < 2 else None\n"
+        "restart('it stood still', stalls) if stalls < 2 else None\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--a", "b"], capture_output=True, text=True, timeout=60, check=True

@@ -10,7 +10,12 @@ from tests.proofs.mutation.changes import Change
 from tests.proofs.mutation.places import Code
 
 #: tests outside of tests/core that need no server
-_ALSO_QUICK = ("tests/ops/test_counting_metrics.py", "tests/interfaces/test_live_state.py")
+_ALSO_QUICK = (
+    "tests/interfaces/test_config_logs.py",
+    "tests/interfaces/test_live_state.py",
+    "tests/kafka/test_assignment.py",
+    "tests/ops/test_counting_metrics.py",
+)
 
 
 @dataclass(frozen=True, slots=True)

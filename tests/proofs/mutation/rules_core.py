@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.proofs.mutation.changes import always, drop, never, swap
+from tests.proofs.mutation.changes import always, body, drop, never, swap
 from tests.proofs.mutation.mutant import Mutant
 
 _SIMULATE = "-m tests.proofs.simulate --seeds 4000"
@@ -125,5 +125,41 @@ CORE = (
             "removed = max(0, campaign.mailer.sent) if campaign.mailer is not None and self._keep else 0", "removed = 0"
         ),
         _PARTITION,
+    ),
+    Mutant(
+        "a newer epoch asks for a load",
+        "Partition.apply",
+        never("batch.epoch > self.epoch"),
+        _PARTITION,
+    ),
+    Mutant(
+        "a row that changes its campaign is no removal",
+        "Fold._decode",
+        swap("MOVED", "REMOVED"),
+        _FOLD,
+    ),
+    Mutant(
+        "the last minute of a window belongs to it",
+        "is_open",
+        swap("window.start <= ... <= window.end", "window.start <= wall.hour * 60 + wall.minute < window.end"),
+        "tests/core/test_window.py",
+    ),
+    Mutant(
+        "a counter of before is no longer fresh",
+        "progress.stale",
+        body("return not based"),
+        "tests/core/test_progress.py",
+    ),
+    Mutant(
+        "each run of a chain carries the digest of the one before",
+        "digest._break",
+        always("link.previous == last"),
+        "tests/core/test_digest.py",
+    ),
+    Mutant(
+        "a position that went back is told",
+        "lag.judge",
+        never("_went_back(seen)"),
+        "tests/core/test_lag.py",
     ),
 )

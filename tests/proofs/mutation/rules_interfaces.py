@@ -65,4 +65,22 @@ INTERFACES = (
         drop("self.metrics.observe(report)"),
         "tests/ops/test_metrics.py::test_run_shows_what_is_true_and_what_the_process_does",
     ),
+    Mutant(
+        "secrets are masked in the log",
+        "_Masking.masked",
+        body("return text"),
+        "tests/interfaces/test_config_logs.py",
+    ),
+    Mutant(
+        "a host that is not ours is refused",
+        "AccessRules.knows_host",
+        body("return True"),
+        "tests/interfaces/test_security.py::test_a_host_that_is_not_ours_is_refused",
+    ),
+    Mutant(
+        "a cookie of another is refused",
+        "AccessRules.accepts_cookie",
+        swap("hmac.compare_digest(...,...)", "True"),
+        "tests/interfaces/test_security.py::test_a_cookie_can_not_be_made_or_kept_beyond_its_time",
+    ),
 )

@@ -6,6 +6,7 @@ from tests.proofs.mutation.changes import body, drop, keyword, never, sql, swap
 from tests.proofs.mutation.mutant import Mutant
 
 _FLUSH = "tests/postgres/test_flush.py"
+_ASSIGNMENT = "tests/kafka/test_assignment.py"
 _WAL = "tests/postgres/test_wal_reader.py"
 _TOPICS_ACKS = "tests/kafka/test_topics.py::test_a_record_is_acknowledged_by_all_in_sync_replicas_once_and_in_order"
 _REFUSED = f"{_FLUSH}::test_a_flush_from_another_place_than_the_watermark_is_refused_whole"
@@ -215,5 +216,29 @@ RUNTIME = (
         "Reconciler",
         swap("now + HALFWAY if closing is not None and not up else None", "None"),
         "tests/postgres/test_reconciler.py::test_the_pause_with_the_stream_stopped",
+    ),
+    Mutant(
+        "records that were skipped on their way are read again before a gap is believed",
+        "AssignedPartition._apply",
+        never("skipped and ... and ..."),
+        _ASSIGNMENT,
+    ),
+    Mutant(
+        "a record seen before is let go only when it is written",
+        "AssignedPartition.take",
+        swap("durable is not None and record.offset < durable", "True"),
+        _ASSIGNMENT,
+    ),
+    Mutant(
+        "a partition with a record that can't be read is counted anew",
+        "AssignedPartition._apply",
+        drop("partition.unbase(GAP)"),
+        _ASSIGNMENT,
+    ),
+    Mutant(
+        "where PostgreSQL has less than was read the rest is read again",
+        "AssignedPartition.load",
+        never("self.next_offset is not None and record.offset > self.next_offset"),
+        _ASSIGNMENT,
     ),
 )
