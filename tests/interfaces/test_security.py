@@ -29,6 +29,7 @@ from tests.interfaces.fix_web import (
     site,
     website,
 )
+from tests.waiting import eventually
 
 __all__ = ["counted_db", "counting_website", "prepared_db", "run", "shared_db", "website"]
 
