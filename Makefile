@@ -11,6 +11,8 @@ ARGS ?=
 JOBS ?= auto
 
 export KAFKA PYTHON
+# compiled modules are kept: tests start hundreds of processes, and each would compile all of them anew
+unexport PYTHONDONTWRITEBYTECODE
 bin := .venv/bin
 python := $(bin)/python
 pytest := $(bin)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
