@@ -93,7 +93,7 @@ def settled() -> None:
 
 
 def settings(s: Scene, kafka: PrivateKafka, partitions: int) -> dict[str, Any]:
-    """Settings of a shape with topics of its own."""
+    """Settings of a pipeline with topics of its own."""
     return {
         "database_url": s.url,
         "kafka_bootstrap_servers": kafka.bootstrap,

@@ -111,7 +111,7 @@ class Part:
 
 
 class Truth:
-    """What was sent, whatever became of the rows: the queue's rows, and those that were cleared away."""
+    """What was sent, cleared rows included: the queue's rows, and those that were cleared away."""
 
     def __init__(self, s: Scene) -> None:
         self._s = s

@@ -107,7 +107,7 @@ class Scene:
         return [*command, "-f", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=sentstream", *options]
 
     def drop_reader(self) -> None:
-        """Drop the copy, once nobody reads it."""
+        """Drop the copy, once it is not read any more."""
         until(lambda: self.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'reader'"))
         self.session.execute("SELECT pg_drop_replication_slot('reader')")
 

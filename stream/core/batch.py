@@ -1,7 +1,8 @@
 """The one value that flows: all that happened in ``[begin, end)`` of the WAL, for one partition of the campaigns.
 
 Batches of a partition tile the WAL without holes: each begins where the one before it ended. A batch may be cut
-anywhere, even inside a giant transaction, because an entry's position depends on its transaction alone. See DESIGN 2.
+anywhere, even inside a giant transaction, because an entry's position depends on its transaction alone. See
+docs/design/batches.md.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Batcher:
         return closed
 
     def _leave_gap(self, at: Position) -> list[Batch]:
-        """Close every partition's batch at ``at``, and begin the next behind it: whoever applies them counts anew."""
+        """Close every partition's batch at ``at``, and begin the next behind it, so that they are counted anew."""
         closed = [self._close(n, at, self._as_of) for n, part in enumerate(self._parts) if part.begin < at]
         for part in self._parts:
             part.begin = Position(at.lsn, at.seq + 1)

@@ -38,7 +38,7 @@ class CampaignState:
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """How far a partition is. ``stale`` is decided by whoever has a clock."""
+    """How far a partition is. ``stale`` is decided by the caller, who has a clock."""
 
     partition: int
     epoch: int
@@ -276,7 +276,7 @@ class ChangeLog:
         return Event(self.last, change, self._encode(self.last, change, self))
 
     def _forget(self) -> None:
-        """Keep the newest verdicts and deletions only; whoever missed a forgotten one gets a snapshot."""
+        """Keep the newest verdicts and deletions only; a client that missed a forgotten one gets a snapshot."""
         for number in [number for number in self._deleted if number in self._campaigns]:
             del self._deleted[number]  # it exists again, and its own event says so
         forgotten: list[Event] = []

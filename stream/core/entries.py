@@ -1,7 +1,7 @@
 """What a transaction of the mailer comes to: a few entries, in order.
 
 An entry is a value; its position in the WAL stands beside it in the batch, as ``(lsn, seq, entry)``, so that one
-``Move`` object can serve every transaction that makes the same move. See DESIGN 1 ("Folding a transaction").
+``Move`` object can serve every transaction that makes the same move. See docs/design/counting.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What can go wrong, as a small hierarchy: each message says what is wrong, where, and what to do.
 
-The faces turn these into one line and an exit code; nothing else in the package prints an error.
+The interfaces turn these into one line and an exit code; nothing else in the package prints an error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class UncountableError(SentstreamError):
 
 
 class FencedError(SentstreamError):
-    """A flush found its watermark moved by somebody else: load again, go on from there."""
+    """A flush found its watermark moved by another process: load again, go on from there."""
 
 
 class PoisonError(SentstreamError):

@@ -1,7 +1,7 @@
 """What a flush is: everything one transaction writes, as a value, and what came of it.
 
 A flush first moves the watermark by compare-and-swap from ``expected``; all the rest is written only behind that. See
-DESIGN 3.
+docs/design/store.md.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Overwritten:
-    """Somebody wrote ``campaigns.sent``: ``found`` where we had written ``written``; put right in the same flush."""
+    """Another session wrote ``campaigns.sent``: ``found`` where ours was ``written``; put right in the same flush."""
 
     campaign: int
     found: int
@@ -102,7 +102,7 @@ class Overwritten:
 
 @dataclass(frozen=True, slots=True)
 class FlushResult:
-    """What came of a flush that committed. ``held``: campaigns whose row somebody else had locked, or whose counter
+    """What came of a flush that committed. ``held``: campaigns whose row another session had locked, or whose counter
     the mailer's own constraints or triggers refuse: still due."""
 
     held: frozenset[int] = frozenset()

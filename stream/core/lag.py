@@ -17,7 +17,7 @@ from typing import Final
 
 
 class LagVerdict(str, Enum):
-    """OK; WARN: behind, but moving; STALL: there, and standing still; STOP: nobody there; REWIND: moved back, or
+    """OK; WARN: behind, but moving; STALL: there, and standing still; STOP: no consumer; REWIND: moved back, or
     ahead of a goal that was made anew; UNKNOWN: the window is too short to say."""
 
     OK = "OK"
@@ -31,7 +31,7 @@ class LagVerdict(str, Enum):
         return self.value
 
 
-#: from what needs nobody to what needs somebody first
+#: from what needs no attention to what needs it first
 SEVERITY = (LagVerdict.OK, LagVerdict.UNKNOWN, LagVerdict.WARN, LagVerdict.REWIND, LagVerdict.STALL, LagVerdict.STOP)
 
 
@@ -44,7 +44,7 @@ class Sample:
     """One look. ``at``: seconds of any clock that goes on; ``done``: how far the follower says it is (None: it
     never said); ``goal``: how far it could be, in the same unit (offsets, bytes of WAL); ``seconds``: age of the
     oldest thing that waits for it (0 where nothing waits, None where it can't be told); ``present``: whether
-    somebody is there (None: can't be told)."""
+    a consumer is there (None: can't be told)."""
 
     at: float
     done: int | None
@@ -101,7 +101,7 @@ def _last_move(seen: Sequence[Sample]) -> float:
 
 
 def worst(verdicts: Iterable[LagVerdict]) -> LagVerdict:
-    """The verdict that needs somebody first; UNKNOWN of nothing."""
+    """The verdict that needs attention first; UNKNOWN of nothing."""
     return max(verdicts, key=SEVERITY.index, default=LagVerdict.UNKNOWN)
 
 

@@ -1,6 +1,6 @@
 """A campaign's progress as everybody sees it: one set of names, and the few numbers that are reckoned from the counts.
 
-Table, topic, events, HTTP and terminal all show `CampaignProgress`; whoever makes one calls `measure` with the counts
+Table, topic, events, HTTP and terminal all show `CampaignProgress`; each of them calls `measure` with the counts
 and a time. Nothing here reads a clock.
 """
 

@@ -1,4 +1,4 @@
-"""A run of the recount as its readers see it: values, JSON names (INTERFACE), and the words that its digest covers.
+"""A run of the recount as its readers see it: values, JSON names, and the words that its digest covers.
 
 Pure: rows come in from ``connectors/postgres/store/``, JSON goes out to the command line, HTTP and the exports.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 from stream.core.digest import digest
 from stream.core.status import STATUSES
 
-#: the shape of what a digest covers; another number when that changes, so that old runs stay verifiable
+#: the format of what a digest covers; another number when that changes, so that old runs stay verifiable
 FORMAT: Final = 1
 #: the verdicts in the order of a report
 VERDICTS: Final = ("verified", "drift", "inconclusive", "not_comparable", "baseline")
@@ -169,7 +169,7 @@ class Run:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The run by the names of INTERFACE, without verdicts (``Report`` has these)."""
+        """The run by its JSON names, without verdicts (``Report`` has these)."""
         return {
             "run_id": self.run_id,
             "trigger": self.trigger,
@@ -257,7 +257,7 @@ class Report:
 
 
 def _in_order(counts: Mapping[str, int] | None) -> dict[str, int] | None:
-    """The five statuses first, whatever order the store gave them."""
+    """The five statuses first, in the store's order or another."""
     if counts is None:
         return None
     return {name: counts[name] for name in (*(n for n in COUNTS if n in counts), *sorted(counts.keys() - set(COUNTS)))}

@@ -65,8 +65,8 @@ class Facts:
 
     ``partitions``: watermarks there are (0: no stream has ever run); ``based``: all of them; ``alive``: the stream was
     heard of in the last seconds; ``pending``: a run is on its way to a partition that is not based; ``run_age``:
-    seconds since the newest run was counted, whoever asked; ``cost``: seconds it took; ``inconclusive``: its trigger
-    where a partition could not conclude it; ``sending``: paused campaigns with rows `sending`, None where nobody
+    seconds since the newest run was counted, by any requester; ``cost``: seconds it took; ``inconclusive``: its trigger
+    where a partition could not conclude it; ``sending``: paused campaigns with rows `sending`, None where it is not
     looked.
     """
 
@@ -152,7 +152,7 @@ def noticed(agenda: Agenda, facts: Facts, now: float) -> Agenda:
         agenda = replace(agenda, alone=True)
     elif not agenda.ready:
         since = now if agenda.since is None else agenda.since
-        # a reader writes the first watermarks once it has its slot: whoever sees them come has heard of the stream
+        # a reader writes the first watermarks once it has its slot: where they appear, a stream runs
         ready = facts.alive or agenda.alone or now - since >= START_PATIENCE
         agenda = replace(agenda, since=since, ready=ready, alone=False)
     if facts.based and agenda.gap != Repeat():
@@ -174,8 +174,8 @@ def noticed(agenda: Agenda, facts: Facts, now: float) -> Agenda:
 def due(agenda: Agenda, facts: Facts, interval: float, now: float) -> tuple[Trigger, ...]:
     """The triggers that are due, the one that names the run first; empty: nothing is.
 
-    ``interval``: RECOUNT_INTERVAL. Nothing is due before a stream has ever run: nobody could compare, and no floor
-    could be set.
+    ``interval``: RECOUNT_INTERVAL. Nothing is due before a stream has ever run: there is nothing to compare with, and no
+    floor could be set.
     """
     urgent = "before_pause" in agenda.events
     if not facts.partitions or now < (agenda.failure.within(URGENT_PAUSE) if urgent else agenda.failure.at):
@@ -212,7 +212,7 @@ def _levels(agenda: Agenda, facts: Facts, interval: float, now: float) -> Iterab
 
 
 def counted(agenda: Agenda, facts: Facts, now: float) -> Agenda:
-    """A run was counted, whatever for: it serves all that was due. ``now``: when it began."""
+    """A run was counted, for any reason: it serves all that was due. ``now``: when it began."""
     drains = {}
     for campaign, drain in agenda.drains.items():
         if not drain.ended:

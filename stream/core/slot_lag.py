@@ -1,8 +1,8 @@
 """How far the slot and the flush are behind, and what to do about it: the PostgreSQL half of ``lag``.
 
 Two numbers matter. *Seconds*: the age of ``as_of``, up to which everything is counted; it is two at rest, for the tick
-carries it on. *Bytes*: the WAL that the slot holds back, which fills the server's disk while nobody reads. A watermark
-remembers when it was written, so one look can already tell what has been standing still for long.
+carries it on. *Bytes*: the WAL that the slot holds back, which fills the server's disk while it is not read. A
+watermark remembers when it was written, so one look can already tell what has been standing still for long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stream.core.lag import LagVerdict, LagWindow, Sample, judge, worst
 #: what ``pg_replication_slots.wal_status`` says of a slot whose WAL is gone, or about to go
 LOST: Final = "lost"
 UNRESERVED: Final = "unreserved"
-#: seconds after a flush in which whoever made it is taken to be alive
+#: seconds after a flush in which the process that made it is taken to be alive
 STILL_THERE: Final = 10.0
 
 
@@ -184,7 +184,7 @@ def _read_up_to(look: SlotSample) -> int | None:
 
 
 def _is_read(look: SlotSample) -> bool:
-    """Whether somebody reads the slot, or its copy: then something is flushed every two seconds."""
+    """Whether the slot is read, or its copy: then something is flushed every two seconds."""
     ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
     return look.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
 
@@ -194,8 +194,8 @@ def _slot_advice(look: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
         return ""
     if not look.exists and temporary:
         return (
-            f"Nobody reads, so there is no slot {look.slot!r}: it is temporary (SLOT_KIND), made by `sentstream run` "
-            "(Kafka shape: `read`) when it starts. Counts are right again after the recount that follows."
+            f"There is no reader, so there is no slot {look.slot!r}: it is temporary (SLOT_KIND), made by `sentstream "
+            "run` (Kafka mode: `read`) when it starts. Counts are right again after the recount that follows."
         )
     if not look.exists:
         return (
@@ -205,7 +205,7 @@ def _slot_advice(look: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
     if look.wal_status == LOST:
         return "The server gave the slot's WAL up. A reader that starts makes a new slot; a recount brings the counts."
     if look.active_pid is None:
-        return "Nobody reads the slot, and WAL piles up on the server: start `sentstream run` (Kafka shape: `read`)."
+        return "The slot is not read, and WAL piles up on the server: start `sentstream run` (Kafka mode: `read`)."
     if look.wal_status == UNRESERVED:
         return "The server will give the slot up soon: raise max_slot_wal_keep_size, or let the reader catch up."
     if verdict is LagVerdict.STALL:

@@ -1,9 +1,9 @@
 """Campaigns that the topic of progress still shows and that are gone: found, and taken off.
 
 A tombstone is published after the commit that took the campaign away. A worker that dies in between, or loses the
-partition, never sends it, and the next owner loads a partition in which nothing tells of the campaign any more: who
-reads the compacted topic would keep a phantom for good. So whoever publishes a partition whole then reads which
-campaigns the topic shows (`fold`, `campaigns_of`: far from the event loop, and it may take its time), and hands them
+partition, never sends it, and the next owner loads a partition in which nothing tells of the campaign any more: a
+reader of the compacted topic would keep a phantom for good. So a worker that has published a partition whole then reads
+which campaigns the topic shows (`fold`, `campaigns_of`: far from the event loop, and it may take its time), and hands them
 to the partition's `Due` as suspects. A suspect that the partition's state does not have gets a tombstone.
 
 **Why no tombstone comes after the row of a campaign that lives, or that comes (again) meanwhile.** What counts is not
@@ -15,11 +15,11 @@ when the topic was read but when the tombstone is taken to be sent, which is whe
    and puts rows in. A row that is put in later is sent later: rounds follow each other, a partition keeps their order.
    (A campaign that was applied and not yet flushed is known to the state, and gets no tombstone at all.)
 3. A round that failed waits again only below what is newer: a row replaces the tombstone, never the other way round.
-4. What was given up is dropped with its `Due`, so a round that fails after that comes back for nobody.
+4. What was given up is dropped with its `Due`, so a round that fails after that brings no campaign back.
 
 A campaign that the state has when it is asked is a suspect no longer: when it goes, its own tombstone is due, and where
-that gets lost the next load begins all this anew. While a partition is not based nobody can tell who lives, and its
-suspects wait.
+that gets lost the next load begins all this anew. While a partition is not based it is not known which campaigns live,
+and its suspects wait.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fold(living: set[bytes], records: Iterable[tuple[bytes | None, bytes | None]
 
 def campaigns_of(keys: Iterable[bytes], number: int, partitions: int) -> set[int]:
     """The campaigns of these keys. A key that is none of ours, or belongs to another partition (where the campaign may
-    live), is left alone, whatever it is."""
+    live), is left alone."""
     found = set()
     for key in keys:
         if not key.isdigit() or len(key) > _DIGITS:

@@ -1,6 +1,6 @@
 """What a recount says of a campaign, and the likely cause of a difference.
 
-The cause is inferred from the shape of the difference (the stream's count less the recount's) and from the moves that
+The cause is inferred from the difference (the stream's count less the recount's) and from the moves that
 the campaign has seen since its last recount: a change that was missed leaves its rows where they came from, one that
 was counted twice takes them along twice. It is a hint for a reader of the report; the correction does not depend on it.
 """
@@ -34,7 +34,7 @@ _FORWARD = (0, 1, 2, 2, 2)
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``before`` and ``after``: counts by name, ``removed`` and ``counter`` (campaigns.sent) where they matter;
-    ``estimated``: ``removed`` grew by a difference that nobody watched happen."""
+    ``estimated``: ``removed`` grew by a difference that the stream did not see happen."""
 
     run_id: int
     campaign: int

@@ -64,7 +64,7 @@ def parse_window(start: object, end: object, zone: object) -> SendWindow:
     """The window that three settings mean, as their JSON values: ``"HH:MM"``, ``""`` or null, and a zone's IANA name.
 
     One empty time is enough for "always open"; an empty zone is the mailer's default. ConfigurationError, which names
-    the setting, where a value is no such text: then nobody can tell when the mailer pauses.
+    the setting, where a value is no such text: then it is not known when the mailer pauses.
     """
     first = _minute("app.send_time_start", start)
     last = _minute("app.send_time_end", end)
@@ -137,7 +137,7 @@ def next_recount(window: SendWindow, after: datetime, *, stream_up: bool) -> dat
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What was seen at the last look: the window in force, the instant, and a closing that a changed setting made."""
+    """What was seen at the last look: the window in effect, the instant, and a closing that a changed setting made."""
 
     window: SendWindow
     looked: datetime

@@ -1,7 +1,8 @@
 """Entering an epoch as a reader begins: whether positions can still be compared, and if not, beginning a new one.
 
-Both shapes do it in the same order: the slot is taken, what PostgreSQL (and Kafka) remember is compared with the
-server as it is now, and a new epoch is written to PostgreSQL before any batch carries it. See DESIGN 2.
+Both modes do it in the same order: the slot is taken, what PostgreSQL (and Kafka) remember is compared with the
+server as it is now, and a new epoch is written to PostgreSQL before any batch carries it. See
+docs/design/batches.md.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def enter_epoch(
 ) -> EnteredEpoch:
     """The epoch to go on in. ``begin``: where the slot begins; ``kafka``: what the last batches there say.
 
-    :exc:`FencedError` where somebody else moves the watermarks meanwhile.
+    :exc:`FencedError` where another process moves the watermarks meanwhile.
     """
     known = store.watermarks(connection)
     reason = reason_for_new_epoch(known, server, partitions, FOLD_VERSION, kafka)

@@ -1,6 +1,6 @@
 """Writing the flushes of several partitions as one transaction: one wait for the disk instead of a dozen.
 
-Each flush stands in a savepoint of its own, so that a partition that somebody else owns by now takes nothing of the
+Each flush stands in a savepoint of its own, so that a partition that another process owns by now takes nothing of the
 others with it. What leaves nothing written (a deadlock, a serialization failure, a lock time-out) is tried again
 here; any other database error is the caller's: the outcome is unknown then, and all partitions must be loaded again.
 """

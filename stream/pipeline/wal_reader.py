@@ -149,33 +149,33 @@ class WalReader:
         assert alignment is not None
         assert watch is not None
         try:
-            gulp = source.gulp(wait)
+            chunk = source.chunk(wait)
         except PublicationMissingError as error:
             self._past_the_publication(error)
             raise
         now = time.monotonic()
         transactions: list[Transaction] = []
-        if gulp.block:
+        if chunk.block:
             failpoint("before_fold")
             try:
-                transactions = alignment.follow(fold.block(gulp.block))
+                transactions = alignment.follow(fold.block(chunk.block))
             except (UncountableError, PreconditionError) as error:
                 raise self._passable(error) from error
             failpoint("after_fold")
-        if gulp.block or gulp.wal_end:
+        if chunk.block or chunk.wal_end:
             self._heard_at = now
         elif now - self._heard_at > SILENCE and not self.catching_up:
             raise psycopg.OperationalError(f"the server has said nothing for {SILENCE:.0f} seconds")
         if fold.end > self._received:
             self._received = fold.end
-        if gulp.wal_end > self._received and not fold.open:
-            self._received = gulp.wal_end
+        if chunk.wal_end > self._received and not fold.open:
+            self._received = chunk.wal_end
         self._obey(watch, alignment)
         as_of = fold.time if transactions else 0
         if self._mark is not None and self._received >= self._mark.wal_end and not fold.open:
             as_of = max(as_of, self._mark.time)
             self._mark = None
-        self._tell(source, now, gulp.wants_reply)
+        self._tell(source, now, chunk.wants_reply)
         return Read(transactions, self._received, as_of)
 
     def _passable(self, error: SentstreamError) -> SentstreamError:

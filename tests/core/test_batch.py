@@ -143,13 +143,13 @@ def test_batches_tile_the_wal_and_hold_each_entry_once(
         transaction(100 * (n + 1), *(move(c) for c in range(size)), time=MINUTE * (n // 4))
         for n, size in enumerate(sizes)
     ]
-    waiting, batches, gulp = list(transactions), [], 0
+    waiting, batches, chunk = list(transactions), [], 0
     while waiting:
-        size = gulps[gulp % len(gulps)]
+        size = gulps[chunk % len(gulps)]
         batches += batcher.add(waiting[:size]) if size else batcher.cut()
         del waiting[:size]
-        gulp += 1
-        if gulp > 200:
+        chunk += 1
+        if chunk > 200:
             break
     batches += batcher.add(waiting)
     batches += batcher.cut(Position(10**6), 10**12)

@@ -1,4 +1,4 @@
-"""When a recount is due: every trigger of DESIGN 4, levels that last, events that are kept, and never a storm."""
+"""When a recount is due: every trigger, levels that last, events that are kept, and never a storm."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ def walsender(state: bytes) -> Walsender:
 
 def test_a_publication_that_is_missing_where_the_slot_reads() -> None:
     with pytest.raises(PublicationMissingError):
-        walsender(b"42704").gulp(0)
+        walsender(b"42704").chunk(0)
     with pytest.raises(psycopg.OperationalError):
-        walsender(b"57P01").gulp(0)
+        walsender(b"57P01").chunk(0)
 
 
 def test_a_slot_that_is_missing() -> None:

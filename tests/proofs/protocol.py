@@ -259,7 +259,7 @@ class Worker:
         log, number = self.world.topic(state.number), state.number
         offset = self.at[number] = max(self.at[number], log.first)
         if self.world.rng.random() < 0.02:
-            offset += 1  # lost on the way here (FAUST.md)
+            offset += 1  # lost on the way here (docs/design/faust.md)
         data = log.get(offset)
         if data is None:
             return

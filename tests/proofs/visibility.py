@@ -345,9 +345,9 @@ class World:
             self.step_of_others()
 
     def step_read(self) -> None:
-        gulp = self.wal[self.read : self.read + 1 + self.rng.randrange(5)]
-        first, self.read = self.read, self.read + len(gulp)
-        found = self.alignment.follow(gulp)
+        chunk = self.wal[self.read : self.read + 1 + self.rng.randrange(5)]
+        first, self.read = self.read, self.read + len(chunk)
+        found = self.alignment.follow(chunk)
         for number, transaction in enumerate(found, first):
             for entry in transaction.entries:
                 if isinstance(entry, Recount):

@@ -53,7 +53,7 @@ class RecordedVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
-    """A run that set the campaign's ``removed`` to 0, because somebody asked for it (``--rebase``)."""
+    """A run that set the campaign's ``removed`` to 0, on request (``--rebase``)."""
 
     run_id: int
     at: datetime

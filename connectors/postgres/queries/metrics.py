@@ -92,7 +92,7 @@ SELECT run_id, extract(epoch FROM clock_timestamp() - finished_at)::float8 AS ag
        campaigns, verified, drift, inconclusive, not_comparable, baseline
 FROM sentstream.recounts WHERE status = 'sealed' ORDER BY run_id DESC LIMIT 1"""
 
-# a run that was abandoned (its epoch ended) has answered for nobody
+# a run that was abandoned (its epoch ended) answers for no partition
 _PROVED: Final = """
 SELECT extract(epoch FROM clock_timestamp() - started_at)::float8
 FROM sentstream.recounts

@@ -1,7 +1,7 @@
 """Read model: the progress of campaigns, by one statement whose cost does not depend on the size of the queue.
 
 It reads what the flush wrote (progress, watermarks, the last two minutes of history) and the mailer's own row of each
-campaign. Times are the server's, so that "five seconds old" does not depend on the clock of whoever asks.
+campaign. Times are the server's, so that "five seconds old" does not depend on the caller's clock.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ round is held here and the next one asked for before it is handed on: so the ser
 the copy loses nothing, for only the real slot protects data; it is moved on at the end, to what is confirmed by then.
 The slot is free meanwhile: a second reader would be wasteful and harmless, because flushes are fenced.
 
-Source: PostgreSQL documentation, "Replication Management Functions", and "COPY" for the binary format. DESIGN 7, which
-aggregates a round into one value; many of them know no limit of 1 GB, and of a huge transaction no more than `_HOLD` is
-held.
+Source: PostgreSQL documentation, "Replication Management Functions", and "COPY" for the binary format. A round comes as
+many values: none meets the limit of 1 GB, and of a huge transaction no more than `_HOLD` is held. See
+docs/design/catch-up.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from psycopg import pq, sql
 
 from connectors.postgres.catalog.slots import find_slot
 from connectors.postgres.replication.slot import drop
-from connectors.postgres.replication.walsender import NOTHING, Gulp, quoted, readable
+from connectors.postgres.replication.walsender import NOTHING, Chunk, quoted, readable
 from stream.core.position import lsn_text
 
 log = logging.getLogger("sentstream.catchup")
@@ -49,7 +49,7 @@ _CHANGES = sql.SQL(
 
 
 class Catchup:
-    """A source of gulps like a walsender, that ends: ``finished`` turns true where the walsender should go on."""
+    """A source of chunks like a walsender, that ends: ``finished`` turns true where the walsender should go on."""
 
     def __init__(self, connection: psycopg.Connection[Any], slot: str, publication: str) -> None:
         self._connection = connection
@@ -83,7 +83,7 @@ class Catchup:
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def gulp(self, wait: float) -> Gulp:
+    def chunk(self, wait: float) -> Chunk:
         """Whole messages, as one block of about a megabyte; nothing where ``wait`` seconds bring none to hand on."""
         ready = self._ready
         if not self._over:
@@ -92,7 +92,7 @@ class Catchup:
             return NOTHING
         block = self._held.popleft()
         self._size -= len(block)
-        return Gulp(block)
+        return Chunk(block)
 
     @property
     def _ready(self) -> bool:
@@ -100,7 +100,7 @@ class Catchup:
         return bool(self._held) and (self._state != "rows" or self._size >= _HOLD)
 
     def _receive(self, wait: float) -> None:
-        """Take what the server has sent, up to a gulp. At the end of a round, ask for the next."""
+        """Take what the server has sent, up to a chunk. At the end of a round, ask for the next."""
         pg = self._pg
         if self._state == "asked":
             if pg.is_busy():
@@ -133,7 +133,7 @@ class Catchup:
         self._state, self._count = "asked", 0
 
     def _rows(self) -> list[Any]:
-        """The messages that libpq has, up to a gulp; the end of a round turns the state."""
+        """The messages that libpq has, up to a chunk; the end of a round turns the state."""
         get, blocks, size = self._pg.get_copy_data, list[Any](), 0
         while size < _GULP:
             length, data = get(1)

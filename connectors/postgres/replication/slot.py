@@ -1,6 +1,6 @@
 """The replication slot, as the server sees it: is it there, whose is it, does it still hold what we need?
 
-The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by somebody begins beyond the
+The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by another session begins beyond the
 state's position, and the gap rule does the rest. See docs/design/batches.md.
 """
 
@@ -97,7 +97,7 @@ class Clock:
 
 
 def clock(connection: Connection) -> Clock:
-    """Where the WAL ends, and what time it is there. Whatever commits before has its record below ``wal_end``."""
+    """Where the WAL ends, and what time it is there. What commits before has its record below ``wal_end``."""
     row = connection.execute(
         "SELECT pg_current_wal_insert_lsn()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     ).fetchone()
@@ -115,7 +115,7 @@ def snapshot(connection: Connection) -> Snapshot:
 @dataclass(frozen=True, slots=True)
 class Writer:
     """A transaction (32-bit id) that has written to the queue or to campaigns and has not let its locks go. ``idle``:
-    it is not committing at this moment, so whatever it commits has its record behind the WAL of now."""
+    it is not committing at this moment, so what it commits has its record behind the WAL of now."""
 
     xid: int
     idle: bool

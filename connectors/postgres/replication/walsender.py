@@ -1,10 +1,10 @@
-"""Reading the WAL from a walsender, in gulps.
+"""Reading the WAL from a walsender, in chunks: drain the socket, return one block.
 
 A walsender sends every message with a system call of its own, and wakes a reader that waits for each. So: wait until
 there is something to read, let a little more arrive, take all of it, and hand it on as one block. What is read and
-what is confirmed are kept apart: feedback goes out between gulps, at least once a second, and never waits for a flush.
+what is confirmed are kept apart: feedback goes out between chunks, at least once a second, and never waits for a flush.
 
-Source: PostgreSQL documentation, "Streaming Replication Protocol". DESIGN 7.
+Source: PostgreSQL documentation, "Streaming Replication Protocol". See docs/design/catch-up.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EPOCH_2000: Final = 946_684_800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Gulp:
+class Chunk:
     """``block``: pgoutput messages, one after the other. ``wal_end``: of the last keepalive behind them, 0 if none: all
     that was committed before it has been delivered. ``wants_reply``: the server asked for feedback."""
 
@@ -47,7 +47,7 @@ class Gulp:
     wants_reply: bool = False
 
 
-NOTHING: Final = Gulp()
+NOTHING: Final = Chunk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +134,15 @@ class Walsender:
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def gulp(self, wait: float) -> Gulp:
+    def chunk(self, wait: float) -> Chunk:
         """What arrives within ``wait`` seconds, as one block; nothing where nothing does.
 
         :exc:`psycopg.OperationalError` where the connection breaks, :exc:`ProtocolError` for an unknown message.
         """
         pg = self._pg
-        size, gulp = self._take()
+        size, chunk = self._take()
         if size:  # left over in libpq's buffer
-            return gulp
+            return chunk
         if not readable(pg.socket, wait):
             return NOTHING
         time.sleep(_FILL)
@@ -154,8 +154,8 @@ class Walsender:
                 break
         return self._take()[1]
 
-    def _take(self) -> tuple[int, Gulp]:
-        """All whole messages that libpq has, up to a gulp."""
+    def _take(self) -> tuple[int, Chunk]:
+        """All whole messages that libpq has, up to a chunk."""
         get = self._pg.get_copy_data
         blocks: list[Any] = []
         add = blocks.append
@@ -177,7 +177,7 @@ class Walsender:
                 break
             else:
                 self._ended()
-        return len(blocks) + bool(wal_end), Gulp(b"".join(blocks), wal_end, wants_reply)
+        return len(blocks) + bool(wal_end), Chunk(b"".join(blocks), wal_end, wants_reply)
 
     def _ended(self) -> None:
         """The server ended the stream: say why, as it does."""

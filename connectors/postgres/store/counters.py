@@ -1,6 +1,6 @@
 """Writing ``campaigns.sent``: each campaign's refusal is its own.
 
-The mailer's table may have constraints, triggers and rules of anybody's making. They refuse a value by whatever
+The mailer's table may have constraints, triggers and rules. They refuse a value by any
 SQLSTATE, at once or deferred, take the update away in silence, or wait for a lock that another session holds. So all
 counters are written in a savepoint where deferred checks run at once and waits for locks are short; where that fails,
 by halves, down to the campaign that is refused. Campaigns that were refused before are tried one by one, behind the

@@ -75,7 +75,7 @@ class FlushWriter:
     def _write(self, connection: Connection, flush: Flush, counters: bool) -> FlushResult:
         """In one transaction; without ``counters`` all that is due stays so."""
         with connection.transaction():
-            # What is confirmed must be on disk, whatever the database's default says.
+            # What is confirmed must be on disk: the database's default may say otherwise.
             connection.execute("SET LOCAL synchronous_commit = on")
             self._move_watermark(connection, flush)
             self._failpoint("after_swap")

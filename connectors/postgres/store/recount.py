@@ -1,4 +1,4 @@
-"""The recount: one transaction that counts the whole queue and puts the counts into the WAL (DESIGN 4).
+"""The recount: one transaction that counts the whole queue and puts the counts into the WAL.
 
 Any role may run it; an advisory lock keeps it to one at a time. What it inserts into the published table
 ``sentstream.recounts`` reaches the stream in WAL order, with the snapshot it was counted by, and there it is compared.
@@ -36,7 +36,7 @@ LOCK_KEY: Final = int.from_bytes(b"sentrcnt", "big")
 _GROUPED = "SELECT q.campaign_id, q.status, count(*) AS n FROM {queue} q GROUP BY q.campaign_id, q.status"
 
 # The outer target list is evaluated when `found` has been computed, so clock_timestamp() there tells the count's time.
-# pg_current_wal_insert_lsn() is read after the transaction's snapshot was taken, whatever its place here.
+# pg_current_wal_insert_lsn() is read after the transaction's snapshot was taken, at any place in the statement.
 _COUNT = """
 WITH grouped AS MATERIALIZED (
     {grouped}

@@ -14,7 +14,7 @@ _UNTRACKED: Final = 4000
 
 
 class RowAct(NamedTuple):
-    """A statement on one row, the status it sets, and the status a row must have for it (None: whatever it was)."""
+    """A statement on one row, the status it sets, and the status a row must have for it (None: any)."""
 
     statement: str
     status: int

@@ -32,7 +32,7 @@ def seal_settled(
     """Seal every run that is settled, in order; the reports. At most ``most``: others may go on counting meanwhile.
 
     ``conn``: in autocommit, outside a transaction. ``observe``: what other tables say, attached to the run (called
-    before the chain is locked). ``abandon_after``: seconds after which a run that nobody answers is sealed anyway.
+    before the chain is locked). ``abandon_after``: seconds after which a run without answers is sealed anyway.
     """
     sealed: list[Report] = []
     while len(sealed) < most:
@@ -42,7 +42,7 @@ def seal_settled(
         (run,) = read_runs(conn, limit=1, before=ready.run_id + 1)
         observations = list(observe(run))
         report = _seal(conn, ready.run_id, observations, abandon_after)
-        if report is not None:  # None: somebody else was quicker
+        if report is not None:  # None: another session was quicker
             sealed.append(report)
     return sealed
 
@@ -54,7 +54,7 @@ def _is_ready(run: OpenRun, abandon_after: float | None) -> bool:
 def _seal(
     conn: Connection, run_id: int, observations: list[dict[str, Any]], abandon_after: float | None
 ) -> Report | None:
-    """Seal the run if it is still the oldest open one, and ready; None where somebody else sealed it."""
+    """Seal the run if it is still the oldest open one, and ready; None where another session sealed it."""
     with conn.transaction():
         with conn.cursor(row_factory=tuple_row) as cursor:
             (place, previous), *_ = cursor.execute(
