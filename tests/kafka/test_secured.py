@@ -19,7 +19,7 @@ from tests.fix_postgres import Database
 from tests.kafka.shape import Shape
 from tests.postgres.running import add_campaign
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 PASSWORD = "sesame-4711"
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
@@ -75,10 +75,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(f"127.0.0.1:{server.nodes[0].broker_port}", certificate)
 
 
-_OTHERS = [pytest.param(it, marks=pytest.mark.slow) for it in ("PLAIN", "SCRAM-SHA-512")]
-
-
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", *_OTHERS])
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "PLAIN", "SCRAM-SHA-512"])
 def test_every_role_over_tls_with_a_login(
     secured: Secured, make_shape: Callable[..., Shape], mailer_db: Database, mechanism: str
 ) -> None:
@@ -101,7 +98,6 @@ def test_every_role_over_tls_with_a_login(
     ],
     ids=["password", "authority"],
 )
-@pytest.mark.slow
 def test_what_is_wrong_is_said_without_the_password(
     secured: Secured, make_shape: Callable[..., Shape], mailer_db: Database, wrong: dict[str, str], said: str
 ) -> None:
