@@ -174,8 +174,8 @@ def noticed(agenda: Agenda, facts: Facts, now: float) -> Agenda:
 def due(agenda: Agenda, facts: Facts, interval: float, now: float) -> tuple[Trigger, ...]:
     """The triggers that are due, the one that names the run first; empty: nothing is.
 
-    ``interval``: RECOUNT_INTERVAL. Nothing is due before a stream has ever run: there is nothing to compare with, and no
-    floor could be set.
+    ``interval``: RECOUNT_INTERVAL. Nothing is due before a stream has ever run: there is nothing to compare with, and
+    no floor could be set.
     """
     urgent = "before_pause" in agenda.events
     if not facts.partitions or now < (agenda.failure.within(URGENT_PAUSE) if urgent else agenda.failure.at):

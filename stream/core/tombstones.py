@@ -2,9 +2,9 @@
 
 A tombstone is published after the commit that took the campaign away. A worker that dies in between, or loses the
 partition, never sends it, and the next owner loads a partition in which nothing tells of the campaign any more: a
-reader of the compacted topic would keep a phantom for good. So a worker that has published a partition whole then reads
-which campaigns the topic shows (`fold`, `campaigns_of`: far from the event loop, and it may take its time), and hands them
-to the partition's `Due` as suspects. A suspect that the partition's state does not have gets a tombstone.
+reader of the compacted topic would keep a phantom for good. So a worker that has published a partition whole then
+reads which campaigns the topic shows (`fold`, `campaigns_of`: far from the event loop, and it may take its time), and
+hands them to the partition's `Due` as suspects. A suspect that the partition's state does not have gets a tombstone.
 
 **Why no tombstone comes after the row of a campaign that lives, or that comes (again) meanwhile.** What counts is not
 when the topic was read but when the tombstone is taken to be sent, which is when the state is asked (`Due.take`):

@@ -1,7 +1,7 @@
 """The replication slot, as the server sees it: is it there, whose is it, does it still hold what we need?
 
-The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by another session begins beyond the
-state's position, and the gap rule does the rest. See docs/design/batches.md.
+The slot needs no bookkeeping of ours: one that was made, lost, invalidated or advanced by another session begins beyond
+the state's position, and the gap rule does the rest. See docs/design/batches.md.
 """
 
 from __future__ import annotations
