@@ -80,7 +80,6 @@ class Flusher:
                 return
             now = time.monotonic()
             self._state.flushes += 1
-            self._state.flush_seconds = now - began
             self._state.moved_at = now
             self._metrics.observe(now - began, sum(len(flush.rows) for _, flush in taken))
             fenced = []
@@ -90,7 +89,6 @@ class Flusher:
                     fenced.append(held)
                 else:
                     self._written(held, flush, result, now)
-            self._state.fenced += len(fenced)
             self._loader.again(fenced)
         self._on_flushed()
 

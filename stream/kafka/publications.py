@@ -91,8 +91,6 @@ class Publications:
         self._round = asyncio.Lock()
         self._verdicts: deque[tuple[int, bytes, bytes]] = deque(maxlen=_VERDICTS)
         self._some = asyncio.Event()
-        self.published = 0
-        self.failures = 0
 
     def add(self, what: CommittedFlush, flows: Iterable[tuple[int, int, int]] = ()) -> None:
         """A flush that committed, or (``whole``) a partition as it was loaded. ``flows``: (campaign, minute,
@@ -161,7 +159,6 @@ class Publications:
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # any error of the client: the counts are written, this waits
-                self.failures += 1
                 self._some.set()
                 if not backoff.failures:
                     log.warning("publishing waits: %s: %s", type(error).__name__, error)
@@ -218,7 +215,6 @@ class Publications:
             future.result()
         if waiting:
             raise TimeoutError(f"{len(waiting)} batches for {topic} are not acknowledged")
-        self.published += len(records)
 
 
 def _value(row: CampaignRow, what: CommittedFlush, rates: Rates, now: datetime) -> bytes:

@@ -83,46 +83,48 @@ class ReaderSession:
         self.opened_at: float | None = None
 
     def run(self) -> None:
-        options, state = self._options, self.state
         try:
-            state.waiting_for_slot = True
-            opened = self._reader.open(self._stop)
-            if opened is None:
-                return
-            state.waiting_for_slot = False
-            entered = self._enter_epoch(opened)
-            begin = Position(opened.begin)
-            with Publisher(
-                options.cluster,
-                options.topic,
-                options.partitions,
-                begin,
-                in_flight=options.in_flight,
-                failpoint=failpoint,
-            ) as publisher:
-                state.sessions += 1
-                state.epoch, state.confirmed = entered.epoch, opened.begin
-                state.began_at = state.moved_at = self.opened_at = time.monotonic()
-                log.info(
-                    "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
-                    lsn_text(opened.begin),
-                    entered.epoch,
-                    options.partitions,
-                    options.topic,
-                    (opened.server.wal_end - opened.begin) / 1e6,
-                )
-                self._loop(entered.epoch, begin, publisher)
-                if publisher.drain(_LAST_WAIT):
-                    self._confirm(publisher)
-                else:
-                    log.warning("stopping with %d bytes not acknowledged; they are sent again", publisher.in_flight)
+            with _noting_the_broker(self.state):
+                self._run()
         finally:
             self._reader.close()
 
+    def _run(self) -> None:
+        options, state = self._options, self.state
+        state.waiting_for_slot = True
+        opened = self._reader.open(self._stop)
+        if opened is None:
+            return
+        state.waiting_for_slot = False
+        entered = self._enter_epoch(opened)
+        begin = Position(opened.begin)
+        with Publisher(
+            options.cluster,
+            options.topic,
+            options.partitions,
+            begin,
+            in_flight=options.in_flight,
+            failpoint=failpoint,
+        ) as publisher:
+            state.sessions += 1
+            state.confirmed, self.opened_at = opened.begin, time.monotonic()
+            log.info(
+                "reading from %s in epoch %d into %d partitions of %s, %.1f MB of WAL behind",
+                lsn_text(opened.begin),
+                entered.epoch,
+                options.partitions,
+                options.topic,
+                (opened.server.wal_end - opened.begin) / 1e6,
+            )
+            self._loop(entered.epoch, begin, publisher)
+            if publisher.drain(_LAST_WAIT):
+                self._confirm(publisher)
+            else:
+                log.warning("stopping with %d bytes not acknowledged; they are sent again", publisher.in_flight)
+
     def _enter_epoch(self, opened: Opened) -> EnteredEpoch:
         options = self._options
-        with _noting_the_broker(self.state):
-            ends = last_ends(options.cluster, options.topic, options.partitions)
+        ends = last_ends(options.cluster, options.topic, options.partitions)
         store = Store(options.wal.mailer_schema)
         with connect(options.wal.database_url, "epoch", settings={"lock_timeout": "10s"}) as connection:
             return enter_epoch(
@@ -181,20 +183,20 @@ class ReaderSession:
             failpoint("before_confirm")
             self._reader.confirm(durable)
             state.confirmed = durable
-            state.moved_at = time.monotonic()
             failpoint("after_confirm")
 
 
 @contextmanager
 def _noting_the_broker(state: ReaderState) -> Iterator[None]:
-    """Keep the state told whether the broker answers."""
-    began = time.monotonic()
+    """Keep the state told since when the broker is away: where something else ends a session, it is not known to be."""
+    began, away = time.monotonic(), False
     try:
         yield
-    except BrokerUnreachableError:
-        state.broker_away_since = state.broker_away_since or began
+    except (BrokerUnreachableError, PublishError):
+        away = True
         raise
-    state.broker_away_since = None
+    finally:
+        state.broker_away_since = (state.broker_away_since or began) if away else None
 
 
 def options_of(settings: Settings) -> ReaderOptions:

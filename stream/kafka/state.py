@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 class ReaderState:
     """State of the role `read`."""
 
-    epoch: int = 0
     confirmed: int = 0
     behind: int = 0
     in_flight: int = 0
@@ -21,8 +20,6 @@ class ReaderState:
     bytes: int = 0
     entries: int = 0
     sessions: int = 0
-    began_at: float = 0.0
-    moved_at: float = 0.0
     waiting_for_slot: bool = False
     #: since when Kafka has acknowledged nothing although something waits for it
     broker_away_since: float | None = None
@@ -39,8 +36,6 @@ class WorkerState:
     entries_bytes: int = 0
     pending_bytes: int = 0
     flushes: int = 0
-    flush_seconds: float = 0.0
-    fenced: int = 0
     reloads: int = 0
     gaps: int = 0
     skipped: int = 0
