@@ -23,6 +23,8 @@ them.
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
 
 #: a wider one would leave no room for the text beside it at 80 columns
 LONGEST_METAVAR: Final = 20
+
+#: variables that Kubernetes sets for a service named `sentstream`
+_SERVICE_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)\Z")
+
+log = logging.getLogger("sentstream.config")
 
 Command = Callable[..., "int | None"]
 
@@ -79,7 +86,24 @@ class Call:
         elif not self.service and settings.origin("log_level").kind == "default":
             level = "warning"  # a short command does not log that it connects
         logs.configure(level, settings.log_format, settings.secrets())
+        self._warn_of_unknown_variables()
         return settings
+
+    def _warn_of_unknown_variables(self) -> None:
+        from difflib import get_close_matches
+
+        from stream.config.settings import PREFIX, setting_names
+        from stream.config.sources import unknown_variables
+
+        for name in unknown_variables():
+            if _SERVICE_LINK.search(name):
+                continue
+            close = get_close_matches(name, [PREFIX + known.upper() for known in setting_names()], 1, 0.8)
+            text = f"{name} in the environment is no setting: ignored." + (f" Is it {close[0]}?" if close else "")
+            if self.service:
+                log.warning(text)
+            else:
+                sys.stderr.write(f"sentstream: {text}\n")
 
     @property
     def sources(self) -> Sources:

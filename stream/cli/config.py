@@ -50,8 +50,6 @@ def config(
                 call.out.print(str(origin), style="dim" if origin.kind == "default" else "green", soft_wrap=True)
     reloadable = sum(map(is_reloadable, setting_names()))
     call.err.print(f"SIGHUP takes {reloadable} of them anew: intervals, allowances and LOG_LEVEL.", style="dim")
-    for name in unknown:
-        call.err.print(f"{name} in the environment is no setting: ignored.", style="yellow")
 
 
 def _as_words(value: Any) -> str:

@@ -122,13 +122,13 @@ def bar(campaign: CampaignProgress, width: int, *, ascii_only: bool = False) -> 
 
 
 def plain_line(campaign: CampaignProgress, now: datetime) -> str:
-    """A campaign as one line of text, for a pipe or a log."""
+    """A campaign as one line of logfmt, for a pipe or a log."""
     age = "none" if campaign.as_of is None else f"{max(0.0, (now - campaign.as_of).total_seconds()):.1f}s"
     known = "-" if campaign.percent is None else f"{campaign.percent}"
     fields = [
-        f"{campaign.campaign_id}",
-        f"{words.safe(campaign.name)!r}",
-        campaign.status,
+        f"campaign_id={campaign.campaign_id}",
+        f"name={_quoted(words.safe(campaign.name))}",
+        f"status={campaign.status}",
         f"sent={campaign.sent}",
         f"to_send={campaign.to_send}",
         f"percent={known}",
@@ -143,6 +143,11 @@ def plain_line(campaign: CampaignProgress, now: datetime) -> str:
         f"source={campaign.source}",
     ]
     return " ".join(fields) + (" STALE" if campaign.stale else "")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _head(view: View, width: int) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""The pictures of the docs, made by a command: ``python -m tests.faces.pictures [FOLDER]``.
+"""The pictures of the docs, made by a command: ``python -m tests.interfaces.pictures [FOLDER]``.
 
 Starts a private PostgreSQL, a mailer's day (`scene`) and `sentstream run`, and takes pictures of the real page with
 Debian's Chromium. Only the past of the curves is made up: no picture can wait three hours for it.

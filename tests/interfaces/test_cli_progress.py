@@ -70,7 +70,9 @@ def test_a_number_means_the_id_first_then_the_name(counted_db: Database) -> None
 def test_without_a_terminal_progress_is_plain_lines(counted_db: Database, run: Run) -> None:
     lines = run("progress", "--database-url", counted_db.url).out.splitlines()
     assert len(lines) == 5
-    assert lines[0].startswith("7 'Spring sale' running sent=40 to_send=100 percent=40.0 queued=54 sending=1 failed=5")
+    assert lines[0].startswith(
+        'campaign_id=7 name="Spring sale" status=running sent=40 to_send=100 percent=40.0 queued=54 sending=1 failed=5'
+    )
     assert "\x1b" not in "".join(lines)
 
 
@@ -101,7 +103,7 @@ def test_watch_survives_the_loss_of_its_connection(counted_db: Database) -> None
         )
         assert killed == 1
         counted_db.execute("UPDATE sentstream.progress SET sent = 9 WHERE campaign_id = 9")
-        while not (line := child.stdout.readline()).startswith("9 "):
+        while not (line := child.stdout.readline()).startswith("campaign_id=9 "):
             assert line
         assert "sent=9" in line
     finally:

@@ -194,3 +194,12 @@ def _read_until(terminal: int, *wanted: str, timeout: float = 30) -> str:
             except OSError:
                 break
     return seen
+
+
+def test_in_shadow_mode_nothing_is_written_and_status_says_so(prepared_db: Database, run: Run) -> None:
+    prepared_db.execute(FILL)
+    with running("run", "--no-view", "--write-back", "false", database=prepared_db):
+        where = ("--database-url", prepared_db.url, "--slot-name", prepared_db.slot)
+        eventually(lambda: "live, in shadow mode" in run("status", *where).out, 30)
+        assert run("progress", "--json", *where).json["campaigns"][0]["sent"] == 20
+        assert sent(prepared_db) == 0

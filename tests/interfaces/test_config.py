@@ -16,6 +16,9 @@ from stream.config.sources import Origin, Settings, Sources, load, reload, to_en
 from stream.config.values import parse_duration, parse_size, show_duration, show_size
 from stream.core.errors import ConfigurationError
 from stream.core.masking import mask_passwords, passwords_in
+from tests.interfaces.fix_counted import Run, run
+
+__all__ = ["run"]
 
 PASSWORD = "hunter2-is-no-secret"  # a word that can't appear by chance
 
@@ -306,3 +309,13 @@ def test_every_secret_is_masked_when_shown() -> None:
     for name in setting_names():
         if is_secret(name) and setting_kind(name) == "secret":
             assert show_value(name, "word") == "***"
+
+
+def test_every_command_warns_of_a_variable_that_is_no_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENTSTREAM_DATABSE_URL", "postgresql://h/d")
+    monkeypatch.setenv("SENTSTREAM_PORT_8087_TCP_ADDR", "10.0.0.1")  # a service link of Kubernetes
+    for command in (["config"], ["status", "--database-url", "postgresql://127.0.0.1:1/d"]):
+        said = run(*command).err
+        assert said.count("SENTSTREAM_DATABSE_URL in the environment is no setting") == 1
+        assert "Is it SENTSTREAM_DATABASE_URL?" in said
+        assert "PORT_8087" not in said
