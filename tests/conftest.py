@@ -16,7 +16,7 @@ settings.load_profile("sentstream")
 
 def pytest_xdist_auto_num_workers() -> int:
     """``-n auto``: most tests wait most of the time, for a server or for another process."""
-    return 2 * (os.cpu_count() or 1)
+    return 3 * (os.cpu_count() or 1)
 
 
 def pytest_configure() -> None:

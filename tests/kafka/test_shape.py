@@ -212,7 +212,8 @@ def test_one_campaign_with_all_the_traffic(shape: Shape) -> None:
     proved(shape)
 
 
-@pytest.mark.parametrize("rows", [30_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [30_000, 1_000_000])
 def test_a_bulk_change_is_a_few_records(shape: Shape, rows: int) -> None:
     """Many rows in one statement, eight campaigns."""
     running(shape)
