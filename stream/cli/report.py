@@ -26,6 +26,8 @@ app = typer.Typer()
 report = group(app, "report", "Reconciliation reports: list, show, export, verify.")
 
 _EXPORTED = 1000
+_MAX_ID = 2**63 - 1
+_MAX_LIMIT = 1_000_000
 _Campaign = Annotated[str | None, typer.Option("--campaign", metavar="CAMPAIGN", help="Its id or exact name.")]
 
 
@@ -34,8 +36,10 @@ def report_list(
     call: Call,
     campaign: _Campaign = None,
     drift: Annotated[bool, typer.Option("--drift", help="Only runs that found a drift.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Runs shown, the newest first.")] = 20,
-    before: Annotated[int | None, typer.Option(metavar="RUN", help="Only older runs: the next page.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_LIMIT, help="Runs shown, the newest first.")] = 20,
+    before: Annotated[
+        int | None, typer.Option(min=1, max=_MAX_ID, metavar="RUN", help="Only older runs: the next page.")
+    ] = None,
 ) -> None:
     """The runs, newest first. With --campaign those that kept a verdict on it: not verified, or its counts changed."""
     from connectors.postgres.queries.errors import reading
@@ -85,7 +89,7 @@ def _columns(*values: Any) -> str:
 @command(report, "show", epilog="Example: `sentstream report show 12 --canonical | sha256sum` is the run's digest")
 def report_show(
     call: Call,
-    run: Annotated[int, typer.Argument(metavar="RUN", help="Number of the run.")],
+    run: Annotated[int, typer.Argument(min=1, max=_MAX_ID, metavar="RUN", help="Number of the run.")],
     canonical_: Annotated[
         bool, typer.Option("--canonical", help="Print the very bytes that the digest is computed from.")
     ] = False,
@@ -129,7 +133,7 @@ def report_export(
         Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
     ] = None,
     campaign: _Campaign = None,
-    limit: Annotated[int, typer.Option(min=1, help="Runs exported, the newest.")] = _EXPORTED,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_LIMIT, help="Runs exported, the newest.")] = _EXPORTED,
 ) -> None:
     """Reports as JSON, CSV or one HTML page with a chart of drift over time."""
     from connectors.postgres.queries.errors import reading

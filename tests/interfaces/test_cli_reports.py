@@ -263,3 +263,12 @@ def test_a_run_that_is_open_has_no_digest_yet(db: Database, cli: Run) -> None:
     shown_ = cli("report", "show", str(run_id))
     assert "not comparable yet" in shown_.out
     assert cli("report", "export", "--format", "html").code == 0
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, str(2**63), "0"])
+def test_a_number_out_of_range_is_a_usage_error(db: Database, run: Run, number: str) -> None:
+    options = ["report list --before", "report list --limit", "report export --limit", "report list --campaign"]
+    for command in ["report show", *options, "explain", "recount", "progress"]:
+        found = run(*command.split(), number, "--database-url", db.url)
+        assert found.code == 2, (command, found.err)
+        assert "fault" not in found.err
