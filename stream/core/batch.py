@@ -45,7 +45,7 @@ class _Part:
 
 
 class Batcher:
-    """Cuts a stream of transactions into batches, one row of tiles for each partition.
+    """Cuts a stream of transactions into batches; those of each partition tile the WAL.
 
     A batch closes at :meth:`cut`, when the commit minute changes (history is kept by minute), or at ``most`` entries.
     """
@@ -145,7 +145,7 @@ class Batcher:
 
     def cut(self, end: Position | None = None, as_of: int = 0, *, idle: bool = True) -> list[Batch]:
         """Close the batch of every partition at ``end`` (default: behind the last transaction), entries or none;
-        without ``idle``, only of those that have entries: the tiles of the others grow.
+        without ``idle``, only of those that have entries; the batches of the others grow.
 
         An ``end`` that lies behind the last one is taken for it: keepalives may be older than a commit.
         """

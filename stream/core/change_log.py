@@ -255,7 +255,7 @@ class ChangeLog:
             self._put(CampaignState(row, partition, rate))
 
     def _rule(self, verdict: Verdict) -> None:
-        """A verdict may come by two ways (the flush, a look at the store): it is told once."""
+        """A verdict may come by two ways (the flush, a poll of the store): it is told once."""
         key = (verdict.run_id, verdict.campaign, verdict.verdict)
         if key in self._ruled:
             return

@@ -55,7 +55,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class CampaignChanged:
-    """The mailer, or anybody but us, wrote a campaign row. ``name`` is None where the log says "unchanged"."""
+    """A campaign row was written, by the mailer, by us or by others. ``name``: None where the log says "unchanged"."""
 
     campaign: int
     name: str | None

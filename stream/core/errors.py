@@ -38,7 +38,7 @@ class OtherHistoryError(UnreachableError):
 
 
 class PreconditionError(SentstreamError):
-    """The database is not as ``setup`` leaves it: counting on would count wrongly, so it stops loudly."""
+    """The database is not as ``setup`` leaves it: going on would count wrongly, so counting stops with this error."""
 
 
 class ProtocolError(SentstreamError):

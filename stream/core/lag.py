@@ -1,4 +1,4 @@
-"""What to say of something that follows something else: a consumer its topic, the slot the WAL, a flush the stream.
+"""Verdicts on lag: of a consumer behind its topic, a slot behind the WAL, a flush behind the stream.
 
 As Burrow does, the verdict comes from a window of samples and not from one number: a high lag that shrinks is a
 catch-up, a small one that stands still is a dead consumer. Unlike Burrow, a moment without lag excuses nothing, and
@@ -41,7 +41,7 @@ GONE_AFTER: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look. ``at``: seconds of any clock that goes on; ``done``: how far the follower says it is (None: it
+    """One observation. ``at``: seconds of any clock that goes on; ``done``: how far the follower says it is (None: it
     never said); ``goal``: how far it could be, in the same unit (offsets, bytes of WAL); ``seconds``: age of the
     oldest thing that waits for it (0 where nothing waits, None where it can't be told); ``present``: whether
     a consumer is there (None: can't be told)."""
@@ -113,7 +113,7 @@ class LagWindow:
     samples: deque[Sample] = field(default_factory=deque)
 
     def add(self, sample: Sample) -> None:
-        """One more look; what has left the window is forgotten."""
+        """Add a sample; samples that have left the window are dropped."""
         self.samples.append(sample)
         while self.samples and sample.at - self.samples[0].at > self.seconds:
             self.samples.popleft()

@@ -1,4 +1,4 @@
-"""A campaign's progress as everybody sees it: one set of names, and the few numbers that are reckoned from the counts.
+"""A campaign's progress as every interface shows it: one set of names, and the numbers derived from the counts.
 
 Table, topic, events, HTTP and terminal all show `CampaignProgress`; each of them calls `measure` with the counts
 and a time. Nothing here reads a clock.
