@@ -98,7 +98,7 @@ class FlushLag:
 
 @dataclass(slots=True)
 class LagJudge:
-    """Judges looks over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry;
+    """Judges samples over a window. ``window`` and ``allowed`` in seconds; ``allowed_bytes``: WAL held without worry;
     ``temporary``: the slot lives as long as its reader (SLOT_KIND)."""
 
     window: float
@@ -111,102 +111,102 @@ class LagJudge:
     def __post_init__(self) -> None:
         self._slot = LagWindow(self.window)
 
-    def look(self, look: SlotSample) -> tuple[SlotLag, FlushLag]:
-        """What a look says, with those before it."""
-        return self._judge_slot(look), self._judge_flush(look)
+    def judge(self, sample: SlotSample) -> tuple[SlotLag, FlushLag]:
+        """The verdicts on a sample, with those before it."""
+        return self._judge_slot(sample), self._judge_flush(sample)
 
-    def _judge_slot(self, look: SlotSample) -> SlotLag:
-        seconds = _age(look)
+    def _judge_slot(self, sample: SlotSample) -> SlotLag:
+        seconds = _age(sample)
         if not self._slot.samples:
-            for sample in _remembered(look, self.window):
-                self._slot.add(sample)
-        self._slot.add(Sample(look.at, _read_up_to(look), look.wal, seconds, _is_read(look)))
-        verdict = judge(list(self._slot.samples), now=look.at, window=self.window, allowed=self.allowed)
-        held = None if look.restart is None else max(0, look.wal - look.restart)
-        if not look.exists or look.wal_status == LOST:
+            for earlier in _remembered(sample, self.window):
+                self._slot.add(earlier)
+        self._slot.add(Sample(sample.at, _read_up_to(sample), sample.wal, seconds, _is_read(sample)))
+        verdict = judge(list(self._slot.samples), now=sample.at, window=self.window, allowed=self.allowed)
+        held = None if sample.restart is None else max(0, sample.wal - sample.restart)
+        if not sample.exists or sample.wal_status == LOST:
             verdict = LagVerdict.STOP
-        elif look.wal_status == UNRESERVED or (held or 0) > self.allowed_bytes:
+        elif sample.wal_status == UNRESERVED or (held or 0) > self.allowed_bytes:
             verdict = worst((verdict, LagVerdict.WARN))
         return SlotLag(
-            look.slot,
+            sample.slot,
             verdict,
-            None if look.confirmed is None else max(0, look.wal - look.confirmed),
+            None if sample.confirmed is None else max(0, sample.wal - sample.confirmed),
             None if seconds is None else round(seconds, 3),
-            look.wal_status,
-            look.active_pid,
+            sample.wal_status,
+            sample.active_pid,
             held,
-            look.safe_wal_size,
-            _slot_advice(look, verdict, self.temporary),
+            sample.safe_wal_size,
+            _slot_advice(sample, verdict, self.temporary),
         )
 
-    def _judge_flush(self, look: SlotSample) -> FlushLag:
-        verdicts = [self._judge_mark(look, mark) for mark in look.marks]
-        ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
-        unbased = tuple(mark.partition for mark in look.marks if not mark.based)
+    def _judge_flush(self, sample: SlotSample) -> FlushLag:
+        verdicts = [self._judge_mark(sample, mark) for mark in sample.marks]
+        ages = [sample.at - mark.flushed_at for mark in sample.marks if mark.flushed_at is not None]
+        unbased = tuple(mark.partition for mark in sample.marks if not mark.based)
         verdict = worst(verdicts) if verdicts else LagVerdict.STOP
         if unbased:
             verdict = worst((verdict, LagVerdict.WARN))
         age = round(max(0.0, *ages), 3) if ages else None
-        return FlushLag(verdict, age, len(look.marks), unbased, _flush_advice(look, verdict, unbased))
+        return FlushLag(verdict, age, len(sample.marks), unbased, _flush_advice(sample, verdict, unbased))
 
-    def _judge_mark(self, look: SlotSample, mark: WatermarkSample) -> LagVerdict:
+    def _judge_mark(self, sample: SlotSample, mark: WatermarkSample) -> LagVerdict:
         window = self._marks.setdefault(mark.partition, LagWindow(self.window))
         if not window.samples and mark.flushed_at is not None:
-            window.add(Sample(max(mark.flushed_at, look.at - self.window), mark.lsn, mark.lsn))
-        seconds = None if mark.as_of is None else abs(look.at - mark.as_of)
-        window.add(Sample(look.at, mark.lsn, look.wal, seconds))
-        return judge(list(window.samples), now=look.at, window=self.window, allowed=self.allowed)
+            window.add(Sample(max(mark.flushed_at, sample.at - self.window), mark.lsn, mark.lsn))
+        seconds = None if mark.as_of is None else abs(sample.at - mark.as_of)
+        window.add(Sample(sample.at, mark.lsn, sample.wal, seconds))
+        return judge(list(window.samples), now=sample.at, window=self.window, allowed=self.allowed)
 
 
-def _age(look: SlotSample) -> float | None:
+def _age(sample: SlotSample) -> float | None:
     """Seconds since the oldest ``as_of``; of one in the future, for the clock was put back, those until then."""
-    times = [mark.as_of for mark in look.marks]
+    times = [mark.as_of for mark in sample.marks]
     known = [time for time in times if time is not None]
-    return abs(look.at - min(known)) if known and len(known) == len(times) else None
+    return abs(sample.at - min(known)) if known and len(known) == len(times) else None
 
 
-def _remembered(look: SlotSample, window: float) -> list[Sample]:
-    """What the watermarks tell of the time before the first look: nothing has moved since the newest of them."""
-    flushed = [mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
+def _remembered(sample: SlotSample, window: float) -> list[Sample]:
+    """What the watermarks tell of the time before the first sample: nothing has moved since the newest of them."""
+    flushed = [mark.flushed_at for mark in sample.marks if mark.flushed_at is not None]
     if not flushed:
         return []
-    at = max(*flushed, look.at - window)
-    done = _read_up_to(look)
-    return [Sample(at, done, look.wal)] if at < look.at and done is not None else []
+    at = max(*flushed, sample.at - window)
+    done = _read_up_to(sample)
+    return [Sample(at, done, sample.wal)] if at < sample.at and done is not None else []
 
 
-def _read_up_to(look: SlotSample) -> int | None:
+def _read_up_to(sample: SlotSample) -> int | None:
     """How far the slot has been read. The confirmed LSN, or what is flushed already: while a backlog is caught up, the
     slot itself stands still, for its copy is read."""
-    if look.confirmed is None or not look.marks:
-        return look.confirmed
-    return max(look.confirmed, min(mark.lsn for mark in look.marks))
+    if sample.confirmed is None or not sample.marks:
+        return sample.confirmed
+    return max(sample.confirmed, min(mark.lsn for mark in sample.marks))
 
 
-def _is_read(look: SlotSample) -> bool:
+def _is_read(sample: SlotSample) -> bool:
     """Whether the slot is read, or its copy: then something is flushed every two seconds."""
-    ages = [look.at - mark.flushed_at for mark in look.marks if mark.flushed_at is not None]
-    return look.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
+    ages = [sample.at - mark.flushed_at for mark in sample.marks if mark.flushed_at is not None]
+    return sample.active_pid is not None or (bool(ages) and min(ages) < STILL_THERE)
 
 
-def _slot_advice(look: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
+def _slot_advice(sample: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
     if verdict is LagVerdict.OK:
         return ""
-    if not look.exists and temporary:
+    if not sample.exists and temporary:
         return (
-            f"There is no reader, so there is no slot {look.slot!r}: it is temporary (SLOT_KIND), made by `sentstream "
+            f"There is no reader, so there is no slot {sample.slot!r}: it is temporary (SLOT_KIND), made by `sentstream "
             "run` (Kafka mode: `read`) when it starts. Counts are right again after the recount that follows."
         )
-    if not look.exists:
+    if not sample.exists:
         return (
-            f"There is no slot {look.slot!r}: `sentstream setup --part replication` makes it, and so does a reader "
+            f"There is no slot {sample.slot!r}: `sentstream setup --part replication` makes it, and so does a reader "
             "that starts. Counts are right again after the recount that follows."
         )
-    if look.wal_status == LOST:
+    if sample.wal_status == LOST:
         return "The server gave the slot's WAL up. A reader that starts makes a new slot; a recount brings the counts."
-    if look.active_pid is None:
+    if sample.active_pid is None:
         return "The slot is not read, and WAL piles up on the server: start `sentstream run` (Kafka mode: `read`)."
-    if look.wal_status == UNRESERVED:
+    if sample.wal_status == UNRESERVED:
         return "The server will give the slot up soon: raise max_slot_wal_keep_size, or let the reader catch up."
     if verdict is LagVerdict.STALL:
         return "The slot is read and does not get on: see the reader's log, and pg_stat_activity for long transactions."
@@ -214,13 +214,13 @@ def _slot_advice(look: SlotSample, verdict: LagVerdict, temporary: bool) -> str:
         return "The reader is behind: it catches up, or has just stopped. Look again in half a minute."
     if verdict is LagVerdict.REWIND:
         return "The slot moved back: the database was restored. A new epoch and a recount follow by themselves."
-    return "Too few looks to say: ask again in a minute."
+    return "Too few samples to say: ask again in a minute."
 
 
-def _flush_advice(look: SlotSample, verdict: LagVerdict, unbased: tuple[int, ...]) -> str:
+def _flush_advice(sample: SlotSample, verdict: LagVerdict, unbased: tuple[int, ...]) -> str:
     if verdict is LagVerdict.OK:
         return ""
-    if not look.marks:
+    if not sample.marks:
         return "Nothing has been flushed yet: run `sentstream setup`, then `sentstream run`."
     if unbased:
         return "Counts wait for a baseline: the next recount brings it. `sentstream recount` asks for one now."
@@ -230,4 +230,4 @@ def _flush_advice(look: SlotSample, verdict: LagVerdict, unbased: tuple[int, ...
         return "Counts are behind: they catch up, or have just stopped. Look again in half a minute."
     if verdict is LagVerdict.REWIND:
         return "The database was restored: a new epoch and a recount follow by themselves."
-    return "Too few looks to say: ask again in a minute."
+    return "Too few samples to say: ask again in a minute."

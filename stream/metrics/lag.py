@@ -35,7 +35,7 @@ class LagReading:
         """The lag as `/api/lag` shows it. UnreachableError; PreconditionError where `setup` has not been run."""
         with reading("Lag"):
             found = read_lag(connection, self._slot)
-        slot, flush = self._judge.look(found)
+        slot, flush = self._judge.judge(found)
         groups, error = self._read_groups()
         verdicts = [slot.verdict, flush.verdict, *(group.verdict for group in groups)]
         verdict = worst([*verdicts, LagVerdict.UNKNOWN] if error else verdicts)

@@ -42,7 +42,7 @@ def standing(at: float, since: float, **changes: Any) -> SlotSample:
 
 def both(*looks: SlotSample) -> tuple[SlotLag, FlushLag]:
     judging = judge()
-    found = [judging.look(one) for one in looks]
+    found = [judging.judge(one) for one in looks]
     return found[-1]
 
 
@@ -67,7 +67,7 @@ def test_a_slot_that_nobody_reads_is_a_stop() -> None:
 def test_it_never_says_ok_of_something_that_stands_still(seconds: int) -> None:
     judging = judge()
     for at in range(0, seconds + 1, 2):
-        slot, flush = judging.look(standing(AT + at, AT))
+        slot, flush = judging.judge(standing(AT + at, AT))
     if seconds > 10:
         assert LagVerdict.OK not in (slot.verdict, flush.verdict)
     if seconds > 40:
@@ -79,7 +79,7 @@ def test_catching_up_is_a_warning() -> None:
     for at in range(0, 60, 2):
         done = 500_000 + at * 5000
         mark = WatermarkSample(0, done, based=True, as_of=done / 1000, flushed_at=AT + at)
-        slot, flush = judging.look(look(AT + at, confirmed=done, marks=(mark,)))
+        slot, flush = judging.judge(look(AT + at, confirmed=done, marks=(mark,)))
     assert (slot.verdict, flush.verdict) == (LagVerdict.WARN, LagVerdict.WARN)
 
 
@@ -88,7 +88,7 @@ def test_a_backlog_that_is_read_by_a_copy_of_the_slot_is_no_stop() -> None:
     for at in range(0, 60, 2):
         done = 500_000 + at * 5000
         mark = WatermarkSample(0, done, based=True, as_of=done / 1000, flushed_at=AT + at)
-        slot, _ = judging.look(look(AT + at, active_pid=None, confirmed=400_000, restart=400_000, marks=(mark,)))
+        slot, _ = judging.judge(look(AT + at, active_pid=None, confirmed=400_000, restart=400_000, marks=(mark,)))
     assert slot.verdict is LagVerdict.WARN
 
 
@@ -102,7 +102,7 @@ def test_no_slot_and_a_lost_slot_are_a_stop() -> None:
 
 def test_no_temporary_slot_is_a_stop_that_only_a_reader_ends() -> None:
     judging = LagJudge(window=60, allowed=10, allowed_bytes=1 << 30, temporary=True)
-    gone, _ = judging.look(look(exists=False, active_pid=None, wal_status=None, confirmed=None, restart=None))
+    gone, _ = judging.judge(look(exists=False, active_pid=None, wal_status=None, confirmed=None, restart=None))
     assert gone.verdict is LagVerdict.STOP
     assert "temporary" in gone.advice
     assert "`sentstream run`" in gone.advice
