@@ -1,7 +1,8 @@
 """Opening a session: the one way in, so that every session of ours looks the same from inside and from outside.
 
 From inside: text is UTF-8, times are ISO and UTC, ``row_security = off``, which turns a count that a policy would
-make 0 into an error, and no time-out but our own: those that ALTER ROLE or ALTER DATABASE set for people and
+make 0 into an error, READ COMMITTED where we don't ask for more (serializable sessions would give way to one another
+again and again), and no time-out but our own: those that ALTER ROLE or ALTER DATABASE set for people and
 applications would end a count, the build of an index or a session that waits, again and again. From outside:
 ``application_name`` says which role of sentstream it is, and a dead peer is noticed within a minute (TCP keepalives)
 instead of never.
@@ -30,7 +31,7 @@ Connection = psycopg.Connection[TupleRow]
 SHADOW: Final = "(shadow)"
 
 #: seconds until a server that doesn't answer counts as unreachable, unless the URL says otherwise
-CONNECT_TIMEOUT: Final = 10
+CONNECT_TIMEOUT: Final = 5
 
 #: settings of every session; what the URL's own ``options`` say comes first and so loses against these
 SESSION: Final = {
@@ -41,6 +42,8 @@ SESSION: Final = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
 }
 
 #: the one time-out that older servers don't know, and refuse a session for; from this version on it is set afterwards

@@ -94,6 +94,13 @@ def test_a_role_that_may_not_replicate_is_told_the_grant(pg: Database) -> None:
     assert "REPLICATION" in caught.value.fix
 
 
+def test_a_default_of_the_role_makes_no_session_serializable(pg: Database) -> None:
+    role = pg.role("LOGIN")
+    pg.execute(f"ALTER ROLE {role} SET default_transaction_isolation = 'serializable'")
+    with connect.connect(pg.url_of(role), "flush") as conn:
+        assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+
+
 def test_a_server_that_accepts_and_stays_silent_is_unreachable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with pytest.raises(UnreachableError, match="time") as caught:
