@@ -195,7 +195,8 @@ def _slot_advice(sample: SlotSample, verdict: LagVerdict, temporary: bool) -> st
     if not sample.exists and temporary:
         return (
             f"There is no reader, so there is no slot {sample.slot!r}: it is temporary (SLOT_KIND), made by "
-            "`sentstream run` (Kafka mode: `read`) when it starts. Counts are right again after the recount that follows."
+            "`sentstream run` (Kafka mode: `read`) when it starts. Counts are right again after the recount that "
+            "follows."
         )
     if not sample.exists:
         return (
