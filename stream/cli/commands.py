@@ -12,14 +12,15 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from stream.cli import output
 from stream.cli.call import Shared, report_error, version_text
 from stream.cli.extras import missing_extra
-from stream.core.errors import SentstreamError
+from stream.core.errors import ConfigurationError, SentstreamError
 
 START: Final = "Getting started"
 COUNT: Final = "Counting"
@@ -59,6 +60,19 @@ COMMANDS: Final = (
 )
 
 
+class _RootGroup(TyperGroup):
+    """The list of commands as plain text: rich's Markdown would take most of the time of ``sentstream --help``."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        shown = {name for name in self.list_commands(ctx) if not self.commands[name].hidden}
+        for panel in dict.fromkeys(entry.panel for entry in COMMANDS):
+            with formatter.section(panel):
+                formatter.write_dl([(it.name, it.text) for it in COMMANDS if it.panel == panel and it.name in shown])
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Nothing but the message of an error is printed, unless ``-vv`` is given."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -76,6 +90,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoke(words: list[str]) -> int:
+    if not words:
+        _invoke(["--help"])
+        return ConfigurationError.code
     try:
         typer.main.get_command(assemble(words)).main(words, prog_name="sentstream")
     except SystemExit as end:
@@ -98,9 +115,9 @@ def assemble(words: Sequence[str], *, everything: bool = False) -> typer.Typer:
     everything = everything or "_SENTSTREAM_COMPLETE" in os.environ  # the shell asks; no setting of ours
     root = typer.Typer(
         name="sentstream",
+        cls=_RootGroup,
         help=_HELP,
         epilog=_EPILOG,
-        no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         add_completion=True,
