@@ -61,7 +61,7 @@ export const TRIGGERS = {
 };
 
 export const VERDICTS = {
-  verified: "Equal: what was shown is proved.",
+  verified: "Equal to the queue.",
   drift: "Different: the stream's numbers were wrong, and were put right.",
   inconclusive: "Could not be compared; counted again soon.",
   not_comparable: "The stream was behind or down: counted and raised all the same, compared later.",
@@ -72,10 +72,10 @@ export const VERDICTS = {
 export const CAUSES = {
   missed_change: "A change did not reach the counts. Nothing to do now; if it happens again, report it with `sentstream support`.",
   duplicate_change: "A change was counted twice. Nothing to do now; if it happens again, report it with `sentstream support`.",
-  counter_overwritten: "Somebody else wrote campaigns.sent. Find out who: the mailer's own sync, a trigger, or a person.",
-  rows_vanished_unwatched: "Sent rows went while nobody watched; they still count as sent (estimated). `recount --rebase` drops them.",
-  gap: "Part of the log was lost, so counts began anew. See why the slot was lost; nothing else to do.",
-  new_epoch: "The database was restored, or its shape changed: counts began anew. Nothing to do.",
-  lost_state: "What we kept was not what we had written. Find out who writes to schema sentstream.",
-  unknown: "The numbers differ in no pattern we know. Keep the report; `sentstream explain` tells the rest.",
+  counter_overwritten: "Another program wrote campaigns.sent. Find it: the mailer's own sync, a trigger, a script.",
+  rows_vanished_unwatched: "Sent rows left the queue while no reader followed the WAL; they still count as sent (estimated). `recount --rebase` drops them.",
+  gap: "A part of the WAL was not read, so counts began anew. Find out why the slot was lost; nothing else to do.",
+  new_epoch: "The database was restored, or the mode or number of partitions changed: counts began anew. Nothing to do.",
+  lost_state: "The stored counts were not those that sentstream had written. Find out what else writes to schema sentstream.",
+  unknown: "The difference does not point to a cause. Keep the report; `sentstream explain` tells the rest.",
 };
