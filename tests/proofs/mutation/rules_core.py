@@ -139,10 +139,10 @@ CORE = (
         _FOLD,
     ),
     Mutant(
-        "the last minute of a window belongs to it",
-        "is_open",
-        swap("window.start <= ... <= window.end", "window.start <= wall.hour * 60 + wall.minute < window.end"),
-        "tests/core/test_window.py",
+        "the recount before a pause runs before the window closes",
+        "window.recounts",
+        swap("closing - LEAD", "closing + LEAD"),
+        "tests/core/test_window.py::test_the_recount_runs_shortly_before_the_minute_after_the_end",
     ),
     Mutant(
         "a counter of before is no longer fresh",

@@ -37,7 +37,7 @@ RUNTIME = (
         "the watermark moves by compare-and-swap",
         "flush_statements.CAS",
         sql("AND lsn = %s::pg_lsn AND seq = %s::bigint", "AND (true OR lsn = %s::pg_lsn AND seq = %s::bigint)"),
-        "tests/postgres/test_faults.py::test_a_stopped_run_is_replaced_and_its_late_writes_are_refused",
+        _REFUSED,
     ),
     Mutant(
         "a counter is written only from the floor on",
@@ -55,7 +55,7 @@ RUNTIME = (
         "publication and identity are looked at while counting",
         "ServerWatch.run",
         drop("conform(self._connection, self._options)"),
-        "tests/postgres/test_limits.py::test_it_stops_loudly_instead_of_counting_wrongly",
+        "tests/postgres/test_limits.py -k table_taken_out_of_the_publication",
     ),
     Mutant(
         "the session confirms after the write",
