@@ -169,9 +169,7 @@ class Alignment:
             if not snapshot.sees(other):
                 unreadable = next((entry for entry in entries if isinstance(entry, Unreadable)), None)
                 if unreadable is not None:
-                    return _inconclusive(
-                        row, f"transaction {other} changed the table {unreadable.table}, which is none of ours"
-                    )
+                    return _inconclusive(row, f"what transaction {other} did is not known: {unreadable.why}")
                 _replay(expected, entries)
         return Recount(row.run_id, row.trigger, row.started_at, row.lsn, expected, row.rebase)
 

@@ -73,10 +73,11 @@ class CampaignDeleted:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A transaction changed a published table under a name that is none of ours (the queue, renamed): what it did to
-    the counts is not known. The batcher makes a gap of it, so that every partition counts anew."""
+    """What a transaction did to the counts is not known: it changed a published table under a name that is none of
+    ours (the queue, renamed), or rows outlived their campaign. The batcher makes a gap of it, so that every partition
+    counts anew."""
 
-    table: str
+    why: str
 
 
 class Counted(NamedTuple):

@@ -78,7 +78,9 @@ class _Open:
     deleted: dict[int, None] = field(default_factory=dict)
     dead: set[int] = field(default_factory=set)
     emptied: bool = False
-    #: a published table that may be ours under another name
+    #: deleted campaigns of which rows were seen to go as well
+    emptied_campaigns: set[int] = field(default_factory=set)
+    #: why it is not known what the transaction did to the counts
     unknown: str | None = None
 
     @property
@@ -270,7 +272,7 @@ class Fold:
         elif role == "campaigns":
             self._campaign_row(relation, old, new, tag, current)
         elif role == "unknown":
-            current.unknown = f"{relation.schema}.{relation.name}"
+            current.unknown = f"it changed {relation.schema}.{relation.name}"
         elif role == "recounts" and tag == _I:
             self._flush_pairs(current)
             current.ordered.append(read_recount(pgoutput.record(relation, new or [])))
@@ -314,6 +316,8 @@ class Fold:
         if campaign in current.dead and (tag == _I or before_id != campaign):  # it came again, or took over the number
             self._flush_pairs(current)  # the cascade's deletes are those of the campaign that went
             current.dead.discard(campaign)
+            if campaign not in current.emptied_campaigns:  # it had none, or a deferred foreign key let them stay
+                current.unknown = f"rows of campaign {campaign} may have outlived it"
         name = row["name"]
         if name is UNCHANGED:
             before = current.changed.get(campaign)
@@ -326,7 +330,10 @@ class Fold:
     def _drop_campaign(self, campaign: int, current: _Open) -> None:
         """The campaign goes, and with it all its moves of this transaction: those before, and the cascade behind."""
         self._flush_pairs(current)
-        current.ordered = [e for e in current.ordered if not (isinstance(e, Move) and e.campaign == campaign)]
+        kept = [e for e in current.ordered if not (isinstance(e, Move) and e.campaign == campaign)]
+        if len(kept) < len(current.ordered):
+            current.emptied_campaigns.add(campaign)
+        current.ordered = kept
         current.changed.pop(campaign, None)
         current.deleted[campaign] = None
         current.dead.add(campaign)
@@ -339,7 +346,7 @@ class Fold:
             relation, role = self._relations[oid]
             roles.add(role)
             if role == "unknown":
-                current.unknown = f"{relation.schema}.{relation.name}"
+                current.unknown = f"it changed {relation.schema}.{relation.name}"
         if "campaigns" in roles:
             current.pairs.clear()
             current.ordered[:] = [e for e in current.ordered if isinstance(e, RecountRow)]
@@ -382,6 +389,8 @@ class Fold:
             for step in self._decode(key) if steps is None else steps:
                 if step[0] not in current.dead:
                     merged[step] = merged.get(step, 0) + n
+                else:
+                    current.emptied_campaigns.add(step[0])
         pairs.clear()
         for step, n in merged.items():
             if n != 1:

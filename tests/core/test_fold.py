@@ -250,7 +250,7 @@ def test_a_published_table_under_another_name_is_never_passed_over() -> None:
         fold = Fold()
         fold.block(relations(CAMPAIGNS))
         (found,) = fold.block(transaction(1000, RENAMED.relation(), change))
-        assert found.entries == (Unreadable("public.email_queue_old"),)
+        assert found.entries == (Unreadable("it changed public.email_queue_old"),)
         (found,) = fold.block(transaction(2000, QUEUE.relation(), QUEUE.insert(row(7, "queued"))))
         assert found.entries == (Move(7, NEW, QUEUED, 1),)
 
@@ -268,6 +268,19 @@ def test_a_campaign_that_takes_over_the_number_of_a_deleted_one_keeps_its_rows()
         Move(5, SENT, MOVED, 1),
         Move(4, NEW, SENT, 1),
     ]
+
+
+def test_rows_that_outlive_their_campaign_in_one_transaction_are_counted_anew() -> None:
+    """A deferred foreign key allows it: the log shows the campaign go and come again, and nothing of its rows."""
+    again = (CAMPAIGNS.delete({"id": 4}), CAMPAIGNS.insert(campaign(4)))
+    assert folded(*again) == [
+        Unreadable("rows of campaign 4 may have outlived it"),
+        CampaignDeleted(4),
+        CampaignChanged(4, "A", "running", 0, 0),
+    ]
+    cascade = QUEUE.delete(row(4, "sent", 1))
+    for messages in ((again[0], cascade, again[1]), (cascade, *again)):
+        assert folded(*messages) == [CampaignDeleted(4), CampaignChanged(4, "A", "running", 0, 0)]
 
 
 def test_a_name_with_bytes_that_are_no_utf_8_is_shown_damaged_and_stops_nothing() -> None:
