@@ -249,7 +249,7 @@ class Worker:
             loaded = self.world.server.load(state.number, self.world.partition_of)
         except LookupError:
             return
-        state.load(loaded)
+        state.load(loaded, self.server.lsn)
         expected = state.next_offset
         log = self.world.topic(state.number)
         self.at[state.number] = log.first if expected is None else max(expected, log.first)

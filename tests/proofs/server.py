@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from stream.core.campaign import MailerCampaign
 from stream.core.epoch import Server as Identity
-from stream.core.epoch import Watermark
+from stream.core.epoch import Watermark, other_history
 from stream.core.errors import FencedError
 from stream.core.flushing import (
     Flush,
@@ -185,7 +185,7 @@ class Server:
 
     def load(self, partition: int, partition_of: Callable[[int], int]) -> Loaded:
         mark = self.watermarks.get(partition)
-        if mark is None:
+        if mark is None or other_history(mark, self.identity()) is not None:
             raise LookupError(partition)
         rows = tuple(
             ProgressRow(c, row.counts, row.removed, row.sent, at, lsn, floor=row.floor, unmatched=row.unmatched)
@@ -238,6 +238,8 @@ class Server:
         mark = self.watermarks.get(flush.partition)
         if mark is None or (mark.epoch, mark.position) != (flush.epoch, flush.expected):
             raise FencedError("swap")
+        if flush.position.lsn > self.lsn:
+            raise FencedError("beyond the WAL")
         self.watermarks[flush.partition] = replace(
             mark,
             position=flush.position,
