@@ -35,7 +35,9 @@ def long_in(path: str) -> frozenset[str]:
 def _is_long(mark: ast.expr) -> bool:
     if isinstance(mark, (ast.List, ast.Tuple)):
         return any(map(_is_long, mark.elts))
-    return ast.unparse(mark).startswith(("pytest.mark.slow", "pytest.mark.browser", "pytest.mark.alerts"))
+    return ast.unparse(mark).startswith(
+        ("pytest.mark.slow", "pytest.mark.system", "pytest.mark.browser", "pytest.mark.alerts")
+    )
 
 
 def test_every_named_test_exists() -> None:

@@ -48,7 +48,7 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[PrivateServer, Path]]:
     """A server that lets nobody in over TCP but by TLS and password; the certificate of its authority."""
     found = [installation for installation in find_installations() if can_tls(installation)]
     if not found:
-        pytest.skip("no PostgreSQL with TLS here: the wheels' servers have none")
+        pytest.fail("no PostgreSQL with TLS here: the wheel's servers have none. See CONTRIBUTING.md.", pytrace=False)
     with PrivateServer(found[0]) as server:
         key, certificate = server.data / "server.key", server.data / "server.crt"
         self_signed(key, certificate)
@@ -89,6 +89,7 @@ def environment_of(db: Database, runner: str, authority: Path, folder: Path, por
     return {"PATH": os.environ["PATH"], **given}
 
 
+@pytest.mark.system
 def test_the_unit_counts_as_a_role_that_owns_nothing_over_tls(
     tls_server: tuple[PrivateServer, Path], tmp_path: Path
 ) -> None:
