@@ -30,7 +30,7 @@ from connectors.mailer.tracking import Observation, news
 from connectors.mailer.window import read_window
 from connectors.postgres.connect import connect
 from connectors.postgres.queries import recount_state
-from connectors.postgres.store import recount, reports
+from connectors.postgres.store import reports
 from stream.config.settings import Settings
 from stream.core import schedule
 from stream.core.errors import ConfigurationError, SentstreamError
@@ -118,16 +118,6 @@ class Reconciler:
         """A partition is not based any more, which the watermarks may not show yet. From any thread; never blocks."""
         self._unbased = True
         self._wake.set()
-
-    def request_now(
-        self, requested_by: str, rebase: recount.Rebase = None, trigger: Trigger = "manual", timeout: float = 30.0
-    ) -> Run:
-        """Count now, in the caller's thread, on a connection of its own; the open run, which the loop follows."""
-        settings = self._settings()
-        with connect(settings.require_database(), "recount") as conn:
-            run = request(conn, settings, trigger, requested_by, rebase=rebase, turn=timeout)
-        self._wake.set()
-        return run
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 

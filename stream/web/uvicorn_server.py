@@ -15,6 +15,7 @@ import uvicorn
 
 from stream.config.settings import Settings
 from stream.metrics.families import Page
+from stream.service.signals import leave_within
 from stream.web import timeouts
 from stream.web.app import Source, make_app, make_context
 
@@ -68,6 +69,8 @@ class _Server(uvicorn.Server):
         del frame
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+        if not self.should_exit:
+            leave_within()  # a thread may wait for a server that hangs
         self.should_exit = True
 
 

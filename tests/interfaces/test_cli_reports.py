@@ -18,7 +18,18 @@ import pytest
 from connectors.postgres.store import reports
 from tests.fix_postgres import Database
 from tests.interfaces.fix_counted import Outcome, Run, run
-from tests.postgres.running import add_campaign, add_rows, at_rest, based, count, prepared, running, shown, truth
+from tests.postgres.running import (
+    add_campaign,
+    add_rows,
+    at_rest,
+    based,
+    count,
+    prepared,
+    request_now,
+    running,
+    shown,
+    truth,
+)
 from tests.waiting import eventually
 
 __all__ = ["run"]
@@ -142,7 +153,7 @@ def made(db: Database) -> int:
         based(db)
         at_rest(db)
         db.execute("UPDATE sentstream.progress SET queue_sent = 3 WHERE campaign_id = 7")
-        run_id = reconciler.request_now("=cmd()").run_id
+        run_id = request_now(reconciler, "=cmd()").run_id
         eventually(lambda: reports.read_report(conn, run_id).run.sealed)
     return run_id
 

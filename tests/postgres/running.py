@@ -12,13 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from connectors.postgres.connect import Connection
+from connectors.postgres.connect import Connection, connect
 from connectors.postgres.setup import Wanted, set_up
-from connectors.postgres.store.recount import Limits, request
+from connectors.postgres.store.recount import Limits, Rebase, request
 from stream.config.settings import Settings
 from stream.core.report import Run
 from stream.core.status import STATUSES
 from stream.embedded.run import Embedded
+from stream.reconcile import runs
 from stream.reconcile.reconciler import Reconciler, utc_now
 from stream.service.inbox import Inbox
 from tests.fix_postgres import Database
@@ -165,6 +166,15 @@ def reconciling(
         assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+def request_now(reconciler: Reconciler, requested_by: str, rebase: Rebase = None) -> Run:
+    """Count now, on a connection of its own; the open run, which the reconciler follows."""
+    settings = reconciler._settings()
+    with connect(settings.require_database(), "recount") as conn:
+        run = runs.request(conn, settings, "manual", requested_by, rebase=rebase)
+    reconciler._wake.set()
+    return run
 
 
 @contextmanager

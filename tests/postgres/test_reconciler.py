@@ -34,6 +34,7 @@ from tests.postgres.running import (
     count,
     prepared,
     reconciling,
+    request_now,
     running,
     settings_for,
     shown,
@@ -112,9 +113,9 @@ def test_observations_are_told_once_and_never_written(
     with running(db) as reconciler:
         based(db)
         first = newest(conn, "start")
-        again = sealed(conn, reconciler.request_now("test").run_id)
+        again = sealed(conn, request_now(reconciler, "test").run_id)
         db.execute("DELETE FROM azure_message_tracking WHERE campaign_id = 2")
-        changed = sealed(conn, reconciler.request_now("test").run_id)
+        changed = sealed(conn, request_now(reconciler, "test").run_id)
     assert [(o["campaign_id"], o["kind"], o["expected"], o["actual"]) for o in first.run.observations] == [
         (1, "tracked", 5, 3),
         (2, "unqueued_tracked", 9, 3),
@@ -268,10 +269,10 @@ def test_a_rebase_travels_through_the_stream(db: Database, conn: Connection) -> 
     with running(db) as reconciler:
         based(db)
         eventually(lambda: dict(db.execute("SELECT campaign_id, removed FROM sentstream.progress")) == {1: 30, 2: 30})
-        sealed(conn, reconciler.request_now("test", rebase=[2]).run_id)
+        sealed(conn, request_now(reconciler, "test", rebase=[2]).run_id)
         at_rest(db)
         eventually(lambda: shown(db) == {1: 40, 2: 10})
-        sealed(conn, reconciler.request_now("test", rebase="all").run_id)
+        sealed(conn, request_now(reconciler, "test", rebase="all").run_id)
         eventually(lambda: shown(db) == {1: 10, 2: 10})
 
 
@@ -294,7 +295,7 @@ def test_each_run_is_one_line_in_the_log(db: Database, conn: Connection, caplog:
     add_campaign(db, 1, sent_rows=4)
     with running(db) as reconciler:
         based(db)
-        report = sealed(conn, reconciler.request_now("test").run_id)
+        report = sealed(conn, request_now(reconciler, "test").run_id)
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("recount trigger=manual")]
     assert len(lines) == 1
     assert lines[0].startswith("recount trigger=manual campaigns=1 verified=1 drift=0 ")
@@ -320,7 +321,7 @@ def test_drift_is_told(db: Database, conn: Connection) -> None:
         based(db)
         quiet(conn)
         db.execute("UPDATE sentstream.progress SET queue_sent = 1")
-        run = sealed(conn, reconciler.request_now("test").run_id).run
+        run = sealed(conn, request_now(reconciler, "test").run_id).run
         eventually(lambda: told.news)
     ((event, words),) = told.news
     assert event == "drift"
@@ -464,7 +465,7 @@ def send(db: Database, campaign: int, n: int) -> None:
 
 
 def test_counts_changed_in_memory_are_found(faulty: Faulty) -> None:
-    faulty.partition._rows[2][SENT] += 7
+    faulty.partition._campaigns[2].places[SENT] += 7
     drift = faulty.found()
     assert {c: v.cause for c, v in drift.items()} == {2: "lost_state"}
     assert drift[2].delta == {"sent": -7}
@@ -542,7 +543,7 @@ def test_several_faults_at_once_are_all_found(faulty: Faulty) -> None:
     with faulty.meddling(lambda placed: [] if placed[2].campaign == 1 else [placed]):
         send(faulty.db, 1, 2)
         faulty.caught_up()
-    faulty.partition._rows[2][QUEUED] -= 1
+    faulty.partition._campaigns[2].places[QUEUED] -= 1
     faulty.db.execute("UPDATE sentstream.progress SET queue_sent = 0 WHERE campaign_id = 3")
     assert {c: v.cause for c, v in faulty.found().items()} == {1: "missed_change", 2: "lost_state", 3: "lost_state"}
 
@@ -713,9 +714,9 @@ def test_rows_added_while_it_counts_are_no_drift(db: Database, conn: Connection)
         with db.connect(autocommit=False) as mailer:
             mailer.execute("UPDATE email_queue SET status = 'sent'")
             for _ in range(3):
-                assert sealed(conn, reconciler.request_now("test").run_id).run.tally.verified == 1
+                assert sealed(conn, request_now(reconciler, "test").run_id).run.tally.verified == 1
             mailer.commit()
         add_rows(db, 1, "sent", 1)
-        assert sealed(conn, reconciler.request_now("test").run_id).run.tally.verified == 1
+        assert sealed(conn, request_now(reconciler, "test").run_id).run.tally.verified == 1
         at_rest(db)
     assert shown(db) == {1: 11}

@@ -23,6 +23,7 @@ from tests.postgres.running import (
     based,
     count,
     reconciling,
+    request_now,
     running,
     running_process,
     settings_for,
@@ -326,7 +327,7 @@ def test_the_reconciler_raises_when_the_verdict_does_not_come(db: Database, conn
     watermark(db, epoch=1)
     add_campaign(db, 1, sent_rows=20)
     with reconciling(db, recount_patience=0.2) as reconciler:
-        run = reconciler.request_now("test")
+        run = request_now(reconciler, "test")
         eventually(lambda: shown(db) == {1: 20})
     assert run.trigger == "manual"
     (verdict,) = reports.read_report(conn, run.run_id).verdicts
@@ -340,7 +341,7 @@ def test_requests_that_come_faster_than_the_patience_do_not_put_off_the_raise(db
     with reconciling(db, recount_patience=2.0) as reconciler:
 
         def raised_while_asked() -> bool:
-            reconciler.request_now("test")
+            request_now(reconciler, "test")
             return shown(db) == {1: 20}
 
         eventually(raised_while_asked, 15, every=0.5)
@@ -404,7 +405,7 @@ def test_in_shadow_mode_nothing_is_raised(db: Database, conn: Connection) -> Non
     watermark(db, epoch=1)
     add_campaign(db, 1, sent_rows=20)
     with reconciling(db, recount_patience=0.1, write_back=False) as reconciler:
-        first = reconciler.request_now("test")
+        first = request_now(reconciler, "test")
         eventually(lambda: len(reports.read_runs(conn)) >= 2, 15)
         eventually(lambda: reports.read_open(conn)[0].age > 1)
     assert shown(db) == {1: 0}

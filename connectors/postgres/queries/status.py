@@ -105,12 +105,12 @@ class Status:
     def alive(self) -> bool:
         """Whether anybody flushes: a flush within the last five seconds (the idle tick is two)."""
         ages = [mark.flushed_seconds for mark in self.watermarks if mark.flushed_seconds is not None]
-        return bool(ages) and min(ages) <= 5
+        return bool(ages) and min(map(abs, ages)) <= 5
 
     @property
     def healthy(self) -> bool:
         """Whether every partition has a base and is true up to at most five seconds ago."""
-        fresh = [mark.based and mark.age_seconds is not None and mark.age_seconds <= 5 for mark in self.watermarks]
+        fresh = [mark.based and mark.age_seconds is not None and abs(mark.age_seconds) <= 5 for mark in self.watermarks]
         return bool(fresh) and all(fresh)
 
 
