@@ -8,7 +8,7 @@ import typer
 
 from stream.cli.call import Call, command
 from stream.cli.run import reloading
-from stream.service.watchdog import end_with, terminate
+from stream.service.watchdog import end_with
 
 app = typer.Typer()
 
@@ -55,5 +55,5 @@ def reconcile(call: Call, with_parent: _Parent = 0) -> int:
     from stream.reconcile import reconciler
 
     if with_parent:
-        end_with(with_parent, terminate)
+        end_with(with_parent)
     return reconciler.main(call.settings, reloading(call))

@@ -36,9 +36,9 @@ def serve(
     settings = call.settings
     settings.require_database()
     if with_parent:
-        from stream.service.watchdog import end_with, terminate
+        from stream.service.watchdog import end_with
 
-        end_with(with_parent, terminate)
+        end_with(with_parent)
     if not settings.kafka:
         server.serve(settings)
         return

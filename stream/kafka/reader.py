@@ -267,7 +267,7 @@ def run(settings: Settings, reload: Callable[[], Settings] | None = None, *, par
         lambda: reader_health(reader.state, reader.round_at, max(STUCK, now().stall_restart)),
     )
     if parent:
-        end_with(parent, reader.stop.set)
+        end_with(parent)
     watchdog = Watchdog(
         lambda: reader.round_at, reader.has_work, lambda: now().stall_restart, lambda why: restart(why, stalls)
     )

@@ -99,7 +99,7 @@ async def _run(
         loop.add_signal_handler(number, on_stop)
     loop.add_signal_handler(signal.SIGHUP, now.reload)
     if parent:
-        end_with(parent, lambda: (loop.call_soon_threadsafe(on_stop), None)[1])
+        end_with(parent)
     worker = Worker(WorkerOptions.of(settings, lambda: now().flush_interval, instance))
     state = worker.state
     watchdog = Watchdog(

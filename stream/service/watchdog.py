@@ -78,18 +78,13 @@ def without_stalls(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def terminate() -> None:
-    """What a SIGTERM does, from any thread."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def end_with(parent: int, stop: Callable[[], None]) -> None:
-    """Call ``stop`` when the process ``parent``, which started us, is gone: no other process would end us."""
+def end_with(parent: int) -> None:
+    """Get a SIGTERM when the process ``parent``, which started us, is gone: no other process would end us."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         log.warning("the process that started this one is gone; ending too")
-        stop()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

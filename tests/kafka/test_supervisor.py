@@ -134,7 +134,7 @@ def test_children_end_with_the_supervisor(tmp_path: Path) -> None:
     """Even where it is killed: nobody would end them otherwise."""
     child = "import threading, sys; from stream.service.watchdog import end_with; import os\n"
     pid_file = tmp_path / "pid"
-    child += "end_with(int(sys.argv[-1]), lambda: os._exit(0));"
+    child += "end_with(int(sys.argv[-1]));"
     child += f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); threading.Event().wait()"
     parent = (
         "import subprocess, sys, os, time\n"
