@@ -95,6 +95,30 @@ CORE = (
         _SIMULATE,
     ),
     Mutant(
+        "a table of ours under another name is never passed over",
+        "Tables.role",
+        swap("names >= _QUEUE or names >= _CAMPAIGNS", "False"),
+        _FOLD,
+    ),
+    Mutant(
+        "what is not known of a transaction is a gap",
+        "Batcher._leave_gap",
+        swap("at.seq + 1", "at.seq"),
+        "tests/core/test_batch.py",
+    ),
+    Mutant(
+        "what a counter has counted already is known after a load",
+        "Partition.load",
+        swap("row.unmatched", "0"),
+        _PARTITION,
+    ),
+    Mutant(
+        "a recount row that can't be read is inconclusive",
+        "Alignment.align",
+        never("row.fault is not None"),
+        "tests/core/test_recount_row.py",
+    ),
+    Mutant(
         "a position beyond the server's WAL begins an epoch",
         "other_history",
         never("furthest > server.wal_end"),
