@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -87,10 +88,19 @@ def setup(
             return 1 if made.obstacles else 0
         with call.connect("setup watch") as watch, _Teller(call) as tell:
             made = set_up(conn, wanted, tell.reports(watch))
+        next_step = _next_part(conn, wanted) or "run `sentstream doctor`, then `sentstream run`"
     topics, found = ([], 0) if part == "owner" or not settings.kafka else _topics(call)
-    next_step = "run `sentstream doctor`, then `sentstream run`"
     _print_done(call, made, "Everything was in place already.", "Done.", next_step, topics)
     return found
+
+
+def _next_part(conn: Connection, wanted: Wanted) -> str:
+    """How the slot is made, where only the owner's part was asked for and it is missing; else empty."""
+    from connectors.postgres.setup import plan_of
+
+    if wanted.part != "owner" or plan_of(conn, replace(wanted, part="replication")).done:
+        return ""
+    return "`sentstream setup --part replication` as a role with REPLICATION"
 
 
 def _print_topics(call: Call) -> None:
@@ -136,6 +146,10 @@ def _check(call: Call, made: Plan, wanted: Wanted) -> int:
 def teardown(
     call: Call,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    part: Annotated[
+        Literal["all", "owner", "replication"],
+        typer.Option(help="replication: the slot, which goes first; owner: the rest."),
+    ] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the SQL for a DBA, and change nothing.")] = False,
 ) -> int:
     """Drop all that setup made, the slot first; restore the old replica identity; leave the mailer's data alone."""
@@ -144,7 +158,8 @@ def teardown(
     settings = call.settings
     names = (settings.slot_name, settings.publication, settings.mailer_schema)
     with call.connect("teardown") as conn:
-        made = teardown_plan_of(conn, *names)
+        one = None if part == "all" else part
+        made = teardown_plan_of(conn, *names, one)
         if dry_run:
             if call.json:
                 call.print_json(_plan_json(made))
@@ -155,8 +170,14 @@ def teardown(
         if made.steps and not yes:
             _confirm(call, made, conn.info.dbname)
         with call.connect("teardown watch") as watch, _Teller(call) as tell:
-            made = tear_down(conn, *names, tell.reports(watch))
-    _print_done(call, made, "Nothing of sentstream is left here.", "Done; the mailer's data is as it was.", "")
+            made = tear_down(conn, *names, tell.reports(watch), part=one)
+    left = {
+        "all": "Nothing of sentstream is left here.",
+        "owner": "Nothing of the owner's part is left here.",
+        "replication": "No slot is left here.",
+    }
+    next_step = "`sentstream teardown --part owner` as the owner of the tables" if part == "replication" else ""
+    _print_done(call, made, left[part], "Done; the mailer's data is as it was.", next_step)
     return 0
 
 

@@ -80,7 +80,11 @@ def test_what_an_earlier_version_of_the_schema_holds_is_kept(mailer_db: Database
     before = {table: db.execute(f"SELECT * FROM sentstream.{table} ORDER BY 1, 2") for table in tables}
     add_rows(db, 1, "sent", 7)  # while nobody reads
     prepared(db)  # `sentstream setup`
-    assert {table: db.execute(f"SELECT * FROM sentstream.{table} ORDER BY 1, 2") for table in tables} == before
+    for table, rows in before.items():
+        after = db.execute(f"SELECT * FROM sentstream.{table} ORDER BY 1, 2")
+        assert [new[: len(old)] for new, old in zip(after, rows, strict=True)] == rows, (
+            "columns of later versions aside"
+        )
     with running_release(ROOT, db):
         add_rows(db, 1, "sent", 11)
     assert shown(db) == {1: 53}

@@ -31,13 +31,22 @@ def prepare(db: Database, *, user: str = "", **wishes: Any) -> Plan:
         return set_up(conn, wanted(db, **wishes), Reports(watch))
 
 
+def to_version_2(db: Database) -> None:
+    """Take off what the schema has had since its third version, its views aside."""
+    db.execute(
+        "ALTER TABLE sentstream.recounts DROP CONSTRAINT recounts_counts, DROP CONSTRAINT recounts_rebase,"
+        " DROP CONSTRAINT recounts_snapshot, DROP CONSTRAINT recounts_policy, DROP CONSTRAINT recounts_numbers;"
+        " ALTER TABLE sentstream.progress DROP COLUMN unmatched;"
+        " DELETE FROM sentstream.schema_version WHERE version > 2"
+    )
+
+
 def to_version_1(db: Database) -> None:
     """Take off what the schema has had since its second version."""
+    to_version_2(db)
     db.execute(
         "DROP VIEW sentstream.campaign_progress, sentstream.discrepancies; DROP FUNCTION sentstream.live_counts,"
         " sentstream.mailer_campaigns; DELETE FROM sentstream.schema_version WHERE version > 1;"
-        " ALTER TABLE sentstream.recounts DROP CONSTRAINT recounts_counts, DROP CONSTRAINT recounts_rebase,"
-        " DROP CONSTRAINT recounts_snapshot, DROP CONSTRAINT recounts_policy, DROP CONSTRAINT recounts_numbers;"
         " ALTER TABLE sentstream.progress ALTER campaign_id TYPE integer;"
         " ALTER TABLE sentstream.verdicts ALTER campaign_id TYPE integer;"
         " ALTER TABLE sentstream.history ALTER campaign_id TYPE integer"

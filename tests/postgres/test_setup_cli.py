@@ -213,6 +213,26 @@ def test_teardown_by_the_wrong_role(sentstream: Terminal) -> None:
     assert "as a role with REPLICATION" in sentstream.err
 
 
+def test_two_roles_set_up_and_take_off_their_parts(sentstream: Terminal) -> None:
+    """Each is told what the other has to do."""
+    db = sentstream.db
+    owner, runner = db.role("LOGIN"), db.role("LOGIN REPLICATION")
+    own_tables(db, owner)
+    assert sentstream("setup", "--part", "owner", "--role", runner, url=db.url_of(owner)) == 0
+    assert "Next: `sentstream setup --part replication` as a role with REPLICATION." in sentstream.out
+    assert sentstream("setup", "--part", "replication", url=db.url_of(runner)) == 0
+    assert "Next: run `sentstream doctor`" in sentstream.out
+    assert sentstream("teardown", "--yes", "--part", "owner", url=db.url_of(owner)) == 1
+    assert "--part replication` as a role with REPLICATION" in sentstream.err
+    assert differences(db) == set()
+    assert sentstream("teardown", "--yes", "--part", "replication", url=db.url_of(runner)) == 0
+    assert "Next: `sentstream teardown --part owner`" in sentstream.out
+    assert sentstream("teardown", "--yes", "--part", "replication", url=db.url_of(runner)) == 0
+    assert "No slot is left here" in sentstream.out
+    assert sentstream("teardown", "--yes", "--part", "owner", url=db.url_of(owner)) == 0
+    assert take_off(db).steps == ()
+
+
 def test_release_columns_says_how_to_get_back(sentstream: Terminal) -> None:
     assert sentstream("setup") == 0
     assert sentstream("setup", "--release-columns") == 0

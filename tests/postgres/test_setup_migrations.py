@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.fix_postgres import Database
-from tests.postgres.preparing import prepare, to_version_1
+from tests.postgres.preparing import prepare, to_version_1, to_version_2
 
 FAR = 3_000_000_000
 #: a row of recounts that is as it has to be, column by column
@@ -52,12 +52,7 @@ def test_an_earlier_schema_is_widened_and_what_others_made_of_the_views_stays(ma
     to_version_1(db)
     prepare(db)
     reader = db.role("LOGIN")
-    db.execute("DELETE FROM sentstream.schema_version WHERE version = 3")
-    db.execute("ALTER TABLE sentstream.recounts DROP CONSTRAINT recounts_counts, DROP CONSTRAINT recounts_rebase")
-    db.execute(
-        "ALTER TABLE sentstream.recounts DROP CONSTRAINT recounts_snapshot, DROP CONSTRAINT recounts_policy,"
-        " DROP CONSTRAINT recounts_numbers"
-    )
+    to_version_2(db)
     db.execute(f"GRANT USAGE ON SCHEMA sentstream TO {reader}; GRANT SELECT ON sentstream.discrepancies TO {reader}")
     db.execute("CREATE VIEW wrong AS SELECT id FROM sentstream.discrepancies")
     prepare(db)

@@ -232,7 +232,7 @@ def _explained(
     """The error as a person needs it: what, where, what to do."""
     what = f"{step.purpose}: {_message(error)}."
     again = "then run the command again; what is done stays done."
-    if isinstance(error, psycopg.errors.LockNotAvailable):
+    if isinstance(error, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
         if not seen:
             return BlockedError(f"{step.purpose}: a lock was not to be had in time.", "Run the command again.")
         names = "; ".join(str(blocker) for blocker in seen)

@@ -16,6 +16,7 @@ from connectors.postgres.setup.apply import BlockedError, Patience, Reports, app
 from connectors.postgres.setup.plan import Plan, plan
 from connectors.postgres.setup.teardown import look_for_teardown, plan_teardown
 from stream.core.errors import PreconditionError
+from stream.core.finding import Part
 
 Connection = psycopg.Connection[Any]
 
@@ -25,10 +26,12 @@ def plan_of(conn: Connection, wanted: Wanted) -> Plan:
     return plan(look(conn, wanted), wanted)
 
 
-def teardown_plan_of(conn: Connection, slot: str, publication: str, mailer_schema: str) -> Plan:
+def teardown_plan_of(
+    conn: Connection, slot: str, publication: str, mailer_schema: str, part: Part | None = None
+) -> Plan:
     """What there is to take off. Changes nothing."""
     found, rest = look_for_teardown(conn, slot, publication, mailer_schema)
-    return plan_teardown(found, rest, slot, publication, mailer_schema)
+    return plan_teardown(found, rest, slot, publication, mailer_schema, part)
 
 
 def set_up(
@@ -62,13 +65,15 @@ def tear_down(
     mailer_schema: str,
     reports: Reports = Reports(),  # noqa: B008 - immutable
     patience: Patience = Patience(),  # noqa: B008 - immutable
+    *,
+    part: Part | None = None,
 ) -> Plan:
     """Take off what setup made; the plan that was carried out. Idempotent.
 
     What this role may do is done first; PreconditionError then says what is left and which role can.
     """
     with _alone(conn):
-        made = teardown_plan_of(conn, slot, publication, mailer_schema)
+        made = teardown_plan_of(conn, slot, publication, mailer_schema, part)
         apply(conn, made.steps, reports, patience)
     refuse(made)
     return made

@@ -17,7 +17,7 @@ from connectors.postgres.catalog.facts import Found, Wanted
 from connectors.postgres.catalog.look import look
 from connectors.postgres.catalog.names import IDENTITY_INDEX, SCHEMA, literal, members, quoted
 from connectors.postgres.setup.plan import Plan, Step
-from stream.core.finding import Finding, critical
+from stream.core.finding import Finding, Part, critical
 
 
 def look_for_teardown(
@@ -39,27 +39,34 @@ class Rest:
         self.roles = roles
 
 
-def plan_teardown(found: Found, rest: Rest, slot: str, publication: str, mailer_schema: str) -> Plan:
-    """Steps in order. Obstacles say which role can do what this one may not; then the steps before them may run."""
+def plan_teardown(
+    found: Found, rest: Rest, slot: str, publication: str, mailer_schema: str, part: Part | None = None
+) -> Plan:
+    """Steps in order, of both parts or of one. Obstacles say which role can do what this one may not; the steps before
+    them may run."""
     steps: list[Step] = []
     hindering: list[Finding] = []
     notes: list[str] = []
     if found.slot is not None and found.slot.foreign:
         notes.append(f"Slot {quoted(slot)} is of another plugin or database, and stays.")
     elif found.slot is not None:
-        if found.replication:
+        if found.replication and part != "owner":
             statement = f"SELECT pg_drop_replication_slot({literal(slot)});"
             steps.append(Step("slot", f"Drop slot {quoted(slot)}", "replication", (statement,)))
         else:
             hindering.append(
                 critical(
                     "replication_right",
-                    f"{quoted(found.user)} may not drop slot {quoted(slot)}, which goes first.",
-                    "Run `sentstream teardown` as a role with REPLICATION, then again as the owner of the tables.",
+                    f"Slot {quoted(slot)} goes first, and {quoted(found.user)} "
+                    + ("was asked for the owner's part alone." if part == "owner" else "may not drop it."),
+                    "Run `sentstream teardown --part replication` as a role with REPLICATION, then "
+                    "`sentstream teardown --part owner` as the owner of the tables.",
                     "replication",
                 )
             )
             return Plan((), tuple(hindering), ())
+    if part == "replication":
+        return Plan(tuple(steps), (), tuple(notes))
     owner_steps = list(_owner_steps(found, rest, publication, mailer_schema, notes))
     hindering += _owner_obstacles(found, rest, owner_steps)
     if not hindering:

@@ -1,5 +1,8 @@
 -- Ids of campaigns may be bigint, and rows of recounts are checked.
 
+-- A flush takes this lock first: none may hold a part of what follows, and wait for another.
+LOCK TABLE sentstream.watermarks IN SHARE ROW EXCLUSIVE MODE;
+
 -- The views stop reading `progress` while its column changes. They are replaced and not dropped: grants of others, and
 -- views of others on them, stay.
 CREATE OR REPLACE VIEW sentstream.campaign_progress AS
