@@ -20,7 +20,7 @@ from tests.waiting import eventually
 
 __all__ = ["counted_db", "prepared_db"]
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")]
 
 TOKEN = "correct-horse-battery-staple"
 STATS = "/api/campaigns/running/stats"
