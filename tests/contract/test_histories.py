@@ -25,3 +25,22 @@ def test_a_log_whose_positions_cannot_be_compared_begins_an_epoch(
         eventually(lambda: kept(db) == truth(db), 20)
         at_rest(db)
         assert db.value("SELECT min(epoch) FROM sentstream.watermarks") > before
+
+
+def test_a_temporary_slot_begins_from_a_new_baseline_at_each_start(mailer_db: Database, counting: Counting) -> None:
+    """It pins no log while nothing runs, and what happens meanwhile is counted at the next start."""
+    db = prepared(mailer_db, temporary_slot=True)
+    add_campaign(db, 1, queued=3, sent_rows=4)
+    baselines = "SELECT count(*) FROM sentstream.verdicts WHERE verdict = 'baseline'"
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    found = 0
+    for _ in range(2):
+        with counting(db, slot_kind="temporary"):
+            eventually(lambda: kept(db) == truth(db), 20)
+            at_rest(db)
+            before, found = found, db.value(baselines)
+            assert found > before
+            add_rows(db, 1, "sent", 2)
+            eventually(lambda: kept(db) == truth(db), 20)
+        eventually(lambda: db.execute(slots) == [])
+        add_rows(db, 1, "sent", 3)

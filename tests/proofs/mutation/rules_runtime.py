@@ -11,14 +11,11 @@ _WAL = "tests/postgres/test_wal_reader.py"
 _TOPICS_ACKS = "tests/kafka/test_topics.py::test_a_record_is_acknowledged_by_all_in_sync_replicas_once_and_in_order"
 _REFUSED = f"{_FLUSH}::test_a_flush_from_another_place_than_the_watermark_is_refused_whole"
 
-#: faults that were tried and are none, each with the reason
-NO_FAULT = {
-    "DUE without ORDER BY: counters are locked with SKIP LOCKED, so a flush that holds some never waits for another": (
-        "flush_statements.DUE"
-    ),
-    "partitions are kept from a revocation to the assignment that follows it: that one gives up all that it does not "
-    "name, and until then the watermark fences": "Worker._on_revoked",
-}
+# Faults that were tried and are none:
+# - DUE without ORDER BY: counters are locked with SKIP LOCKED, so a flush that holds some never waits for another. The
+#   order in which partitions are taken matters, and has its mutant.
+# - Partitions kept from a revocation to the assignment that follows it (`Worker._on_revoked` without `revoke`): the
+#   assignment gives up all that it does not name, and until then the watermark fences.
 
 RUNTIME = (
     Mutant(
