@@ -89,6 +89,7 @@ class Flusher:
                     fenced.append(held)
                 else:
                     self._written(held, flush, result, now)
+            self._state.pending_bytes = self._assignment.pending_bytes
             self._loader.again(fenced)
         self._on_flushed()
 
