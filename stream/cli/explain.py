@@ -150,6 +150,11 @@ def _blocked(found: Explanation) -> Iterator[str]:
 
 def _counter(found: Explanation, shadow: bool) -> Iterator[str]:
     it = found.progress
+    if found.overwritten_at is not None:
+        yield (
+            f"Another program wrote campaigns.sent, last noticed {words.moment(found.overwritten_at)}; sentstream "
+            "corrected it with the flush that noticed it."
+        )
     if found.counter == it.sent:
         yield "campaigns.sent shows the same." + (" sentstream does not write it: shadow mode." if shadow else "")
         return

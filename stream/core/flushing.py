@@ -38,6 +38,7 @@ class ProgressRow:
     to_send: int = 0
     floor: int | None = None
     unmatched: int = 0
+    overwritten_with: int | None = None
 
     @property
     def stored(self) -> Stored:

@@ -22,7 +22,7 @@ from typing import Final, Literal
 from .batch import MINUTE, Batch
 from .campaign import CHANGED, DESCRIBED, DUE, Campaign, MailerCampaign, Verified
 from .entries import CampaignChanged, CampaignDeleted, Counted, Move, Recount, Truncate
-from .flushing import Answer, Flush, FlushResult, HistoryKey, ProgressRow
+from .flushing import Answer, Flush, FlushResult, HistoryKey, Overwritten, ProgressRow
 from .judge import compare, set_baseline
 from .position import Position
 from .status import NEW, REMOVED, SENT
@@ -110,6 +110,8 @@ class Partition:
                 continue
             campaign.set_counts(row.counts)
             campaign.removed, campaign.unmatched, campaign.stored = row.removed, row.unmatched, row.stored
+            if row.overwritten_with is not None:
+                campaign.overwritten = Overwritten(row.campaign, row.overwritten_with, row.sent)
             if row.sent != campaign.sent:
                 campaign.check += 1  # not as it was written: the next recount says `lost_state`
             if row.removed and not self._keep:  # the policy was `keep` before: what it kept is shown no longer

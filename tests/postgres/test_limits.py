@@ -201,6 +201,28 @@ def test_a_counter_is_written_as_soon_as_nothing_refuses_it(mailer_db: Database)
         eventually(lambda: shown(db) == {1: 5})
 
 
+def test_a_counter_that_another_session_wrote_is_reported_after_a_restart_too(mailer_db: Database) -> None:
+    """The flush that corrects it records it, so what stops before the next recount forgets nothing."""
+    db = prepared(mailer_db)
+    add_campaign(db, 1, sent_rows=5)
+    recorded = "SELECT overwritten_with, overwritten_at IS NOT NULL FROM sentstream.progress"
+    with running(db):
+        at_rest(db)
+        based(db)
+        assert db.execute(recorded) == [(None, False)]
+        db.execute("UPDATE campaigns SET sent = 99")
+        eventually(lambda: shown(db) == {1: 5})
+    assert db.execute(recorded) == [(99, True)]
+    with running(db):
+        told = "SELECT cause, (before->>'counter')::int, (after->>'counter')::int FROM sentstream.verdicts"
+        eventually(lambda: db.execute(f"{told} WHERE verdict = 'drift'") == [("counter_overwritten", 99, 5)])
+        with db.connect() as session:
+            count(session)
+        eventually(lambda: db.value("SELECT count(*) FROM sentstream.recounts WHERE status = 'open'") == 0)
+        assert db.execute(f"{told} WHERE verdict = 'drift'") == [("counter_overwritten", 99, 5)]
+    assert db.execute(recorded) == [(None, True)]
+
+
 def test_without_the_right_to_write_counters_it_goes_on_counting(
     mailer_db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

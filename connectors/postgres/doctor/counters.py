@@ -111,14 +111,17 @@ def counter_overwritten(target: Target) -> Iterator[Finding]:
     if "verdicts" not in target.found.schema_tables:
         return
     row = target.row(
-        "SELECT count(*) AS n, count(DISTINCT campaign_id) AS campaigns, "
-        "to_char(max(decided_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last "
-        "FROM sentstream.verdicts WHERE cause = 'counter_overwritten' AND decided_at > now() - interval '1 day'"
+        "SELECT count(DISTINCT campaign_id) AS campaigns, "
+        "to_char(max(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last FROM ("
+        " SELECT campaign_id, decided_at AS at FROM sentstream.verdicts WHERE cause = 'counter_overwritten'"
+        " UNION ALL"  # before the next recount; an older schema does not have the column
+        " SELECT campaign_id, (to_jsonb(p) ->> 'overwritten_at')::timestamptz FROM sentstream.progress p"
+        ") AS seen WHERE at > now() - interval '1 day'"
     )
-    if row["n"]:
+    if row["campaigns"]:
         yield warning(
             "counter_overwritten",
-            f"Another writer set campaigns.sent of {row['campaigns']} campaigns within the last day, {row['n']} times, "
+            f"Another writer set campaigns.sent of {row['campaigns']} campaigns within the last day, "
             f"last at {row['last']} (the mailer's own sync of counts, or a person); each was put right.",
             "Find who writes it (`sentstream report list`, log_statement = 'mod') and switch that off.",
         )

@@ -70,6 +70,7 @@ class Explanation:
     progress: CampaignProgress
     counter: int
     written: int | None
+    overwritten_at: datetime | None
     ahead: str | None
     live: Mapping[str, int]
     history: Mapping[str, int]
@@ -86,7 +87,8 @@ class Explanation:
 _OURS = sql.SQL("""
 SELECT coalesce(c.sent, 0)::bigint, p.written, p.floor_lsn::text, p.verified_lsn::text,
        coalesce(w.based, (SELECT bool_and(based) FROM sentstream.watermarks)), w.lsn::text,
-       CASE WHEN p.floor_lsn > w.lsn THEN p.floor_lsn END::text
+       CASE WHEN p.floor_lsn > w.lsn THEN p.floor_lsn END::text,
+       (to_jsonb(p) ->> 'overwritten_at')::timestamptz
 FROM {campaigns} c
 LEFT JOIN sentstream.progress p ON p.campaign_id = c.id
 LEFT JOIN sentstream.watermarks w ON w.partition = p.partition
@@ -137,12 +139,13 @@ def explain(connection: Connection, mailer_schema: str, campaign_id: int) -> Exp
             rebases = cursor.execute(_REBASES, given).fetchall()
         inconclusive = bool(findings) and findings[0].verdict == "inconclusive"
         old_transaction = read_old_transaction(connection) if not ours[4] or inconclusive else None
-    counter, written, _floor, verified_lsn, based, watermark_lsn, ahead = ours
+    counter, written, _floor, verified_lsn, based, watermark_lsn, ahead, overwritten_at = ours
     return Explanation(
         now=read.now,
         progress=read.campaigns[0],
         counter=counter,
         written=written,
+        overwritten_at=overwritten_at,
         ahead=ahead,
         live=dict.fromkeys(STATUSES, 0) | dict(live),
         history=dict(sums),

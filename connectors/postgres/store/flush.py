@@ -90,11 +90,14 @@ class FlushWriter:
             self._write_rows(connection, flush)
             if written:
                 connection.execute(statements.WRITTEN, (list(written), list(written.values())))
+            overwritten = tuple(it for it in due.overwritten if it.campaign not in refused)
+            if overwritten:
+                found = [it.found for it in overwritten]
+                connection.execute(statements.OVERWRITTEN, ([it.campaign for it in overwritten], found))
             right = [campaign for campaign in flush.due if campaign not in due.writes and campaign not in due.held]
             if right:
                 connection.execute(self._found_right, (right,))
             self._failpoint("before_commit")
-        overwritten = tuple(it for it in due.overwritten if it.campaign not in refused)
         return FlushResult(frozenset(due.held | refused.keys()), overwritten, flush.verdicts, raised)
 
     @staticmethod

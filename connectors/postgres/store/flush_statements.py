@@ -42,11 +42,18 @@ ON CONFLICT (campaign_id) DO UPDATE SET
     partition = excluded.partition, queue_queued = excluded.queue_queued, queue_sending = excluded.queue_sending,
     queue_sent = excluded.queue_sent, queue_failed = excluded.queue_failed, queue_cancelled = excluded.queue_cancelled,
     removed = excluded.removed, sent = excluded.sent,
-    verified_at = excluded.verified_at, verified_lsn = excluded.verified_lsn, unmatched = excluded.unmatched"""
+    verified_at = excluded.verified_at, verified_lsn = excluded.verified_lsn, unmatched = excluded.unmatched,
+    overwritten_with = CASE WHEN p.verified_at IS NOT DISTINCT FROM excluded.verified_at THEN p.overwritten_with END"""
 
 WRITTEN = """
 UPDATE sentstream.progress p SET written = w.sent
 FROM unnest(%s::bigint[], %s::bigint[]) AS w(id, sent)
+WHERE p.campaign_id = w.id"""
+
+# Another writer's counter that this flush replaced; the next recount reports it, and clears what it showed.
+OVERWRITTEN = """
+UPDATE sentstream.progress p SET overwritten_at = clock_timestamp(), overwritten_with = w.found
+FROM unnest(%s::bigint[], %s::bigint[]) AS w(id, found)
 WHERE p.campaign_id = w.id"""
 
 # A counter that was right when we met the campaign is as good as written by us.

@@ -35,7 +35,8 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_ident
 
 _PROGRESS: Final = """
 SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue_cancelled, removed, sent,
-       verified_at, verified_lsn::text AS verified_lsn, floor_lsn::text AS floor_lsn, unmatched
+       verified_at, verified_lsn::text AS verified_lsn, floor_lsn::text AS floor_lsn, unmatched,
+       overwritten_with
 FROM sentstream.progress WHERE partition = %s::int"""
 
 _CAMPAIGNS: Final = sql.SQL("""
@@ -190,4 +191,5 @@ def _progress_row(row: Mapping[str, Any]) -> ProgressRow:
         parse_lsn(verified) if verified else None,
         floor=parse_lsn(floor) if floor else None,
         unmatched=row["unmatched"],
+        overwritten_with=row["overwritten_with"],
     )

@@ -21,7 +21,11 @@ ALTER TABLE sentstream.verdicts ALTER COLUMN campaign_id TYPE bigint;
 ALTER TABLE sentstream.history ALTER COLUMN campaign_id TYPE bigint;
 
 -- Of `removed`: what the counter showed when the campaign was met, and rows may still come for.
-ALTER TABLE sentstream.progress ADD COLUMN unmatched bigint NOT NULL DEFAULT 0;
+ALTER TABLE sentstream.progress ADD COLUMN IF NOT EXISTS unmatched bigint NOT NULL DEFAULT 0;
+-- When another writer's counter was last replaced, and what it showed as long as no recount has reported it.
+ALTER TABLE sentstream.progress
+    ADD COLUMN IF NOT EXISTS overwritten_at timestamptz,
+    ADD COLUMN IF NOT EXISTS overwritten_with bigint;
 
 CREATE OR REPLACE VIEW sentstream.campaign_progress AS
 SELECT c.id, c.name, c.status, coalesce(p.sent, c.sent) AS sent, c.to_send,
