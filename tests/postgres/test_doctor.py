@@ -352,6 +352,7 @@ def test_a_slot_of_another_database(make_database: Callable[..., Database]) -> N
     assert found(ours) == {"slot_foreign"}
 
 
+@pytest.mark.system
 def test_a_slot_of_another_plugin(mailer_db: Database) -> None:
     prepare(mailer_db, part="owner")
     mailer_db.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", mailer_db.slot)

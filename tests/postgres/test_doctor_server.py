@@ -172,6 +172,7 @@ def test_a_standby(db: Database) -> None:
         db.execute("SELECT pg_promote()")
 
 
+@pytest.mark.system
 def test_a_statement_of_somebody_else_that_sets_the_counter(db: Database) -> None:
     """The mailer's own sync, as pg_stat_statements remembers it; ours is not taken for it."""
     server_of(db).configure({"shared_preload_libraries": "pg_stat_statements"})

@@ -2,7 +2,7 @@
 
 The load has what makes snapshots and commit order differ: several sessions, long transactions open across recounts,
 savepoints rolled back, two-phase commits, bulk changes, TRUNCATE, deleted campaigns; and the reader is killed (SIGKILL)
-in between. Five seconds here; NO_FALSE_DRIFT_SECONDS=600 for the long form (docs/reports.md has what it found).
+in between. Ten seconds here; NO_FALSE_DRIFT_SECONDS=600 for the long form (docs/reports.md has what it found).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, at_rest, based, count, prepared, start_process
 from tests.waiting import eventually
 
-SECONDS: Final = float(os.environ.get("NO_FALSE_DRIFT_SECONDS", "5"))
+SECONDS: Final = float(os.environ.get("NO_FALSE_DRIFT_SECONDS", "10"))
 CAMPAIGNS: Final = 20
 STATUSES: Final = ("queued", "sending", "sent", "failed", "cancelled")
 

@@ -261,6 +261,7 @@ def test_a_slot_of_another_database(make_database: Callable[..., Database]) -> N
     assert other.name in refuse(ours, "slot_foreign").finding
 
 
+@pytest.mark.system
 def test_a_slot_of_another_plugin(mailer_db: Database) -> None:
     mailer_db.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", mailer_db.slot)
     assert "test_decoding" in refuse(mailer_db, "slot_foreign").finding
