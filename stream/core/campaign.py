@@ -23,12 +23,14 @@ NO_COUNTS: Final[Counts] = (0, 0, 0, 0, 0)
 
 @dataclass(slots=True)
 class MailerCampaign:
-    """What the mailer says of a campaign. ``sent``: its counter, as the log or the load last showed it."""
+    """What the mailer says of a campaign. ``sent``: its counter, as the log or the load last showed it; ``came``: the
+    campaign came after the newest run, so rows that its counter has counted may still come."""
 
     name: str
     status: str
     to_send: int
     sent: int
+    came: bool = False
 
 
 class Verified(NamedTuple):

@@ -227,7 +227,9 @@ class Partition:
         if removed:
             campaign.unmet = None
         campaign.set_counts((0, 0, 0, 0, 0))
-        campaign.removed = campaign.unmatched = removed
+        campaign.removed = removed
+        if campaign.mailer is not None and campaign.mailer.came:
+            campaign.unmatched = removed
         campaign.note(minute, "baseline", removed)
         return campaign
 
@@ -266,7 +268,7 @@ class Partition:
         campaign = self._known(entry.campaign)
         mailer = campaign.mailer
         if mailer is None:
-            mailer = campaign.mailer = MailerCampaign(entry.name or "", "", 0, 0)
+            mailer = campaign.mailer = MailerCampaign(entry.name or "", "", 0, 0, came=True)
         if mailer.status != entry.status:
             self.status_changes.append((entry.campaign, mailer.status, entry.status))
         name = mailer.name if entry.name is None else entry.name

@@ -329,15 +329,21 @@ def test_rows_that_come_back_as_sent_were_counted_by_the_counter_that_stood_ther
 
 def test_what_a_counter_has_counted_is_known_after_a_load_as_well() -> None:
     """The session may be renewed after the campaign came, and between its rows."""
-    state = partition(loaded(campaigns={8: 10}))
+    known = {8: MailerCampaign("Eight", "running", 10, 10, came=True)}
+    state = partition(Loaded(EPOCH, Position(100), True, 0, (), known))
     state.apply(batch(100, Move(8, NEW, SENT, 4)))
     assert state.sent(8) == 10
     (row,) = flush(state).rows
     assert (row.counts[SENT], row.removed, row.unmatched) == (4, 6, 6)
-    known = {8: MailerCampaign("Eight", "running", 10, 10)}
     state.load(Loaded(EPOCH, Position(110), True, 0, (row,), known))
     state.apply(batch(110, Move(8, NEW, SENT, 6)))
     assert (state.sent(8), flush(state).rows[0].unmatched) == (10, 0)
+
+
+def test_rows_of_a_campaign_that_was_there_before_are_sent_beside_what_its_counter_shows() -> None:
+    state = partition(loaded(campaigns={8: 40}))
+    state.apply(batch(100, Move(8, NEW, SENT, 2)))
+    assert state.sent(8) == 42
 
 
 def test_a_foreign_write_of_the_counter_makes_the_campaign_due_at_most_once_a_second() -> None:

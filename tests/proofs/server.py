@@ -193,8 +193,11 @@ class Server:
             for at, lsn in (row.verified or (None, None),)
             if row.partition == partition
         )
+        counted = self.runs[max(self.runs)].counts if self.runs else {}
         campaigns = {
-            c: MailerCampaign("name", row["status"], row["to_send"], row["sent"])
+            c: MailerCampaign(
+                "name", row["status"], row["to_send"], row["sent"], came=bool(counted) and c not in counted
+            )
             for c, row in self.oracle.known.items()
             if partition_of(c) == partition
         }

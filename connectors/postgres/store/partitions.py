@@ -39,9 +39,15 @@ SELECT campaign_id, queue_queued, queue_sending, queue_sent, queue_failed, queue
        overwritten_with
 FROM sentstream.progress WHERE partition = %s::int"""
 
+# `came`: after the newest run, which counts every campaign.
 _CAMPAIGNS: Final = sql.SQL("""
+WITH counted AS MATERIALIZED (
+    SELECT jsonb_object_keys(CASE WHEN jsonb_typeof(counts) = 'object' THEN counts ELSE '{{}}' END) AS id
+    FROM (SELECT counts FROM sentstream.recounts ORDER BY run_id DESC LIMIT 1) newest
+)
 SELECT id::bigint AS id, coalesce(name::text, '') AS name, coalesce(status::text, '') AS status,
-       coalesce(to_send, 0)::bigint AS to_send, coalesce(sent, 0)::bigint AS sent
+       coalesce(to_send, 0)::bigint AS to_send, coalesce(sent, 0)::bigint AS sent,
+       EXISTS (SELECT FROM counted) AND id::text NOT IN (SELECT id FROM counted) AS came
 FROM {campaigns}""")
 
 _BEGIN_EPOCH: Final = """
