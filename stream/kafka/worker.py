@@ -313,6 +313,8 @@ class Worker:
                 found = await asyncio.wait_for(faust_patches.refresh_metadata(self.app), _BROKER_PATIENCE)
             except asyncio.TimeoutError:
                 found = False
+            if found and self.state.broker_away_since is not None:
+                self.state.moved_at = time.monotonic()  # what waited could not move; from now on it should
             self.state.broker_away_since = None if found else self.state.broker_away_since or asked
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _BROKER_EVERY)
