@@ -12,7 +12,7 @@ import psycopg
 
 from connectors.mailer.tracking import Observation, observations, read_tracking
 from connectors.postgres.connect import connect
-from connectors.postgres.queries.recount_state import read_expected, read_recount_state
+from connectors.postgres.queries.recount_state import count_unwritten, read_expected, read_recount_state
 from connectors.postgres.setup.versions import release
 from connectors.postgres.store import raise_counters, recount, reports
 from stream.config.settings import Settings
@@ -25,6 +25,8 @@ log = logging.getLogger("sentstream.reconciler")
 
 #: what the observations of one run may cost
 OBSERVE_TIMEOUT: Final = "30s"
+#: seconds that `run --once` waits for counters that could not be written
+UNWRITTEN_PATIENCE: Final = 2.0
 #: drifts that are logged one by one
 LOGGED_DRIFTS: Final = 10
 
@@ -144,7 +146,8 @@ def recount_once(
     """Count, wait for the stream's verdict, seal; repeat while inconclusive, for a while. ``on_report``: gets the
     report of the last run, as far as it got.
 
-    The exit code of ``run --once``: 0 if all is verified or met for the first time, 1 otherwise, 130 if stopped."""
+    The exit code of ``run --once``: 0 if all is verified or met for the first time, and shown; 1 otherwise; 130 if
+    stopped."""
     with connect(settings.require_database(), "recount") as conn:
         backoff = Backoff(first=0.5, most=4.0)
         while True:
@@ -155,10 +158,26 @@ def recount_once(
             if report is None or not report.run.tally.inconclusive or backoff.failures >= 5:
                 found = report or reports.read_report(conn, run.run_id)
                 on_report(completed(conn, found, reports.read_counted(conn, run.run_id)))
-                return 0 if report is not None and report.run.tally.proved else 1
+                proved = report is not None and report.run.tally.proved
+                return 0 if proved and _shown(conn, settings, stop) else 1
             backoff = backoff.failed()
             if stop.wait(backoff.pause):
                 return 130
+
+
+def _shown(conn: psycopg.Connection[Any], settings: Settings, stop: threading.Event) -> bool:
+    """Whether ``campaigns.sent`` shows what was counted; waits a little, for a row may be locked for a moment."""
+    if not settings.write_back:
+        return True
+    deadline = time.monotonic() + UNWRITTEN_PATIENCE
+    while (unwritten := count_unwritten(conn, settings.mailer_schema)) and time.monotonic() < deadline:
+        if stop.wait(0.1):
+            break
+    if unwritten:
+        log.error(
+            "campaigns.sent of %d campaigns does not show what was counted; `sentstream doctor` says why", unwritten
+        )
+    return not unwritten
 
 
 def conclude(

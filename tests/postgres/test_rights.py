@@ -155,6 +155,7 @@ def test_a_missing_right_is_said_with_its_fix(mailer_db: Database) -> None:
     fill(db)
     db.execute("UPDATE campaigns SET sent = 0")
     done = command(db, runner, "run", "--once")  # counting goes on without the right
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "campaigns.sent can't be written" in done.stderr
     assert db.value("SELECT sent FROM sentstream.progress") == 2

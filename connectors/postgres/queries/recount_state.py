@@ -89,3 +89,16 @@ def read_expected(conn: Connection) -> dict[int, int]:
                 " WHERE queue_queued + queue_sending + queue_sent + queue_failed + queue_cancelled + removed > 0"
             ).fetchall()
         )
+
+
+def count_unwritten(conn: Connection, mailer_schema: str) -> int:
+    """How many campaigns have a counter that does not show what was counted for them."""
+    campaigns = sql.Identifier(mailer_schema, CAMPAIGNS.name)
+    row = conn.execute(
+        sql.SQL(
+            "SELECT count(*) FROM sentstream.progress p JOIN {} c ON c.id = p.campaign_id"
+            " WHERE c.sent IS DISTINCT FROM p.sent"
+        ).format(campaigns)
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
