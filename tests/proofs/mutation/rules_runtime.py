@@ -49,6 +49,24 @@ RUNTIME = (
         "tests/postgres/test_limits.py::test_a_locked_campaign_holds_up_no_other",
     ),
     Mutant(
+        "deferred checks of a counter run inside its savepoint",
+        "counters._PRELUDE",
+        sql("SET CONSTRAINTS ALL IMMEDIATE;", ""),
+        "tests/postgres/test_limits.py::test_a_counter_that_the_mailer_refuses_holds_up_no_other",
+    ),
+    Mutant(
+        "what a counter shows is read back after the write",
+        "CounterWriter.write",
+        drop("refused |= self._changed_since(connection, wanted, refused)"),
+        "tests/postgres/test_limits.py::test_a_counter_that_the_mailer_refuses_holds_up_no_other",
+    ),
+    Mutant(
+        "a partition of another history is not loaded",
+        "Store.load",
+        drop("_check_history(cursor, watermark)"),
+        "tests/postgres/test_store.py::test_a_partition_of_another_history_is_not_loaded",
+    ),
+    Mutant(
         "publication and identity are looked at while counting",
         "ServerWatch.run",
         drop("conform(self._connection, self._options)"),
