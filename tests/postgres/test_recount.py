@@ -15,6 +15,7 @@ from connectors.postgres.store.recount import LOCK_KEY, Limits, NotNowError
 from stream.core.align import Snapshot
 from stream.core.errors import PreconditionError, UncountableError
 from stream.core.position import parse_lsn
+from stream.core.report import Run
 from tests.fix_postgres import Database
 from tests.postgres.running import add_campaign, add_rows, count, prepared
 from tests.waiting import eventually
@@ -63,6 +64,28 @@ def test_it_counts_every_campaign_also_those_without_rows(any_mailer_db: Databas
         "SELECT trigger, also, requested_by, status, rebase, removed_policy, version, campaigns"
         " FROM sentstream.recounts"
     ) == [("start", ["gap"], "me", "open", [1, 2], "keep", "test", 3)]
+
+
+def test_a_rebase_that_an_inconclusive_run_carried_is_carried_on(db: Database, conn: Connection) -> None:
+    def answered(run: Run, conclusive: bool) -> None:
+        db.execute(
+            "INSERT INTO sentstream.answers (run_id, partition, epoch, conclusive) VALUES (%s, 0, 1, %s)",
+            run.run_id,
+            conclusive,
+        )
+
+    answered(count(conn, rebase=[2]), conclusive=False)
+    run = count(conn)
+    assert run.rebase == [2]
+    answered(run, conclusive=False)
+    run = count(conn, rebase=[1])
+    assert run.rebase is not None
+    assert sorted(run.rebase) == [1, 2]
+    answered(run, conclusive=False)
+    run = count(conn, rebase="all")
+    assert run.rebase == "all"
+    answered(run, conclusive=True)
+    assert count(conn).rebase is None
 
 
 def test_an_empty_mailer_is_counted_as_empty(db: Database, conn: Connection) -> None:

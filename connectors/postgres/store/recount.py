@@ -36,6 +36,7 @@ LOCK_KEY: Final = int.from_bytes(b"sentrcnt", "big")
 _GROUPED = "SELECT q.campaign_id, q.status, count(*) AS n FROM {queue} q GROUP BY q.campaign_id, q.status"
 
 # The outer target list is evaluated when `found` has been computed, so clock_timestamp() there tells the count's time.
+# A rebase that an inconclusive run carried was not done: the next run carries it on.
 # pg_current_wal_insert_lsn() is read after the transaction's snapshot was taken, at any place in the statement.
 _COUNT = """
 WITH grouped AS MATERIALIZED (
@@ -48,17 +49,26 @@ WITH grouped AS MATERIALIZED (
            (SELECT coalesce(sum(n), 0) FROM grouped) AS rows,
            coalesce(sum({total}), 0) AS countable
     FROM {campaigns} c LEFT JOIN pivoted p ON p.campaign_id = c.id
+), owed AS (
+    SELECT r.rebase FROM sentstream.recounts r
+    WHERE r.run_id = (SELECT max(run_id) FROM sentstream.recounts)
+      AND EXISTS (SELECT FROM sentstream.answers a WHERE a.run_id = r.run_id AND NOT a.conclusive)
+), rebase AS (
+    SELECT CASE WHEN '"all"' IN (given, owed.rebase) THEN '"all"'
+                WHEN owed.rebase IS NULL OR given IS NULL THEN coalesce(given, owed.rebase)
+                ELSE (SELECT jsonb_agg(DISTINCT id) FROM jsonb_array_elements(given || owed.rebase) id) END AS ids
+    FROM (SELECT %(rebase)s::jsonb AS given) g LEFT JOIN owed ON true
 )
 INSERT INTO sentstream.recounts (
     trigger, also, requested_by, started_at, lsn, snapshot, counts, rebase, epoch, removed_policy, version, count_ms,
     index_only, campaigns, lag_bytes)
 SELECT %(trigger)s::text, %(also)s::text[], %(requested_by)s::text, statement_timestamp(),
-       pg_current_wal_insert_lsn(), pg_current_snapshot()::text, found.counts, %(rebase)s::jsonb,
+       pg_current_wal_insert_lsn(), pg_current_snapshot()::text, found.counts, rebase.ids,
        coalesce((SELECT max(epoch) FROM sentstream.watermarks), 0), %(removed_policy)s::text, %(version)s::text,
        extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000, %(index_only)s::boolean, found.campaigns,
        (SELECT max(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), w.lsn)) FROM sentstream.watermarks w)
-FROM found WHERE found.rows = found.countable
-RETURNING run_id, started_at, lsn::text, snapshot, epoch, count_ms, campaigns, lag_bytes
+FROM found, rebase WHERE found.rows = found.countable
+RETURNING run_id, started_at, lsn::text, snapshot, epoch, count_ms, campaigns, lag_bytes, rebase
 """
 
 _STRANGE = """
@@ -140,7 +150,7 @@ def request(
             row = cursor.execute(_count_statement(tables), values).fetchone()
         if row is None:
             raise _uncountable(conn, mailer_schema, tables)
-    run_id, started_at, lsn, snapshot, epoch, count_ms, number, lag = row
+    run_id, started_at, lsn, snapshot, epoch, count_ms, number, lag, carried = row
     return Run(
         run_id=run_id,
         trigger=trigger,
@@ -155,7 +165,7 @@ def request(
         version=version,
         count_ms=count_ms,
         campaigns=number,
-        rebase=None if rebase is None else rebase if rebase == "all" else sorted(rebase),
+        rebase=carried,
         index_only=bool(values["index_only"]),
         lag_bytes=lag,
     )
