@@ -58,7 +58,7 @@ def test_a_slot_advanced_by_somebody_is_a_gap(mailer_db: Database) -> None:
     with running(db):
         based(db)
         eventually(lambda: shown(db) == {1: 16, 2: 4})
-        assert {row[2] for row in verdicts(db)} == {"gap"}
+        eventually(lambda: {row[2] for row in verdicts(db)} == {"gap"})  # a raise may have come before
 
 
 def test_an_invalidated_slot_is_made_again(private_mailer_db: Database) -> None:
