@@ -24,7 +24,7 @@ _WORK = """Examples:
 
 `sentstream work` as many as there are partitions can share the work
 
-`SENTSTREAM_KAFKA_INSTANCE=worker-1 sentstream work` a static member: its restart moves no partitions
+`SENTSTREAM_KAFKA_INSTANCE=worker-1 sentstream work` a static member: a crash and restart move no partitions
 """
 
 

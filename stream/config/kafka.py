@@ -46,7 +46,7 @@ class KafkaSettings(BaseModel):
     kafka_changes_retention: Duration = setting("7d", "How long the topic of changes is kept.")
     kafka_instance: str = setting(
         "",
-        "Name under which a worker is a static member of its group, so that a restart moves no partitions; "
+        "Name under which a worker is a static member of its group, so that a crash and restart move no partitions; "
         "empty: host name and place among the workers of one host.",
     )
     kafka_workers: int = setting(1, "Workers that `run` starts.", ge=1, le=64)

@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from connectors.kafka.topics import Names
 from stream.demo.private_kafka import PrivateKafka
+from stream.kafka.faust_patches import Coordinator
 from tests.fix_kafka import Kafka
 from tests.fix_postgres import Database
 from tests.kafka.in_process import WorkerThread, kafka_shape, kafka_values
@@ -83,8 +84,14 @@ def test_offsets_that_were_moved_back_count_nothing_twice(db: Database, kafka: K
 
 
 def test_a_worker_that_comes_back_under_its_name_keeps_its_partitions_and_disturbs_no_other(
-    db: Database, kafka: Kafka, caplog: pytest.LogCaptureFixture
+    db: Database, kafka: Kafka, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As after a kill -9: a member that is stopped would leave its group."""
+
+    async def killed(_: Coordinator) -> None:
+        pass
+
+    monkeypatch.setattr(Coordinator, "_maybe_leave_group", killed)
     caplog.set_level("INFO", logger="sentstream.worker")
 
     def assignments() -> int:
