@@ -232,7 +232,7 @@ def test_a_stopped_run_is_replaced_and_its_late_writes_are_refused(private_maile
                 before = db.value("SELECT lsn FROM sentstream.watermarks")
                 eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
                 one.send(signal.SIGCONT)
-                one.says("another process writes it", 20)
+                one.says("connecting again", 20)  # by the fence, or by its lost reader, whichever it meets first
                 eventually(lambda: db.value("SELECT lsn > %s FROM sentstream.watermarks", before), 10)
         right(db)
 
