@@ -140,6 +140,7 @@ def _keep(files: Sequence[int], words: Sequence[str], environment: Mapping[str, 
         os.environ.clear()
         os.environ.update(environment)
         sys.argv[1:] = words
+        sys.orig_argv = [sys.executable, "-m", "stream.cli", *words]  # by which a role starts itself anew
         runpy.run_module("stream.cli", run_name="__main__", alter_sys=True)
         return
     for file in files[1:]:

@@ -283,7 +283,7 @@ def test_a_silent_stream_says_a_comment_every_fifteen_seconds(counted_db: Databa
     with site("serve", database=counted_db) as site_:
         eventually(lambda: _sent_of_seven(site_) == 40, 20)
         counted_db.execute("DELETE FROM sentstream.history")
-        eventually(lambda: site_.campaign(8)["rate_per_minute"] is None)  # which is news
+        eventually(lambda: not site_.campaign(8)["rate_per_minute"])  # which is news
         with site_.events("/api/campaigns/8/events") as events:
             events.next("snapshot")
             began = time.monotonic()

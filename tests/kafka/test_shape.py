@@ -27,9 +27,9 @@ def running(shape: Shape, campaigns: int = 8, *, workers: int = 1) -> Shape:
     return shape
 
 
-def proved(shape: Shape, timeout: float = 60) -> None:
-    """The counts are the truth, and a recount finds nothing to correct."""
-    shape.until_right(timeout)
+def proved(shape: Shape, timeout: float = 60, *, removed: bool = False) -> None:
+    """The counts are the truth, and a recount finds nothing to correct. ``removed``: rows may count as removed."""
+    shape.until_right(timeout, removed=removed)
     found = shape.verdicts_of(shape.recount().run_id)
     assert (found["drift"], found["baseline"]) == (0, 0), found
 

@@ -32,14 +32,15 @@ def test_roles_are_upgraded_one_by_one_under_load_and_back(shape: Shape, tmp_pat
             changed(role, home)
             going_on(shape, done)
         eventually(lambda: fold_versions(shape) == {FOLD_VERSION + 1} and shape.based(), 60)
-    proved(shape)
+    # the epoch's baseline takes rows that went from sent to failed meanwhile for removed ones: an estimate
+    proved(shape, removed=True)
     assert before == {FOLD_VERSION}
     with load(shape.db, 8) as done:
         for role in (reader, first, second, reconciler):
             changed(role, None)
             going_on(shape, done)
         eventually(lambda: fold_versions(shape) == {FOLD_VERSION} and shape.based(), 60)
-    proved(shape)
+    proved(shape, removed=True)
     assert shape.db.value("SELECT count(*) FROM sentstream.verdicts WHERE verdict = 'drift'") == 0
     assert "Traceback" not in "".join(role.said for role in shape.roles)
 
