@@ -39,7 +39,7 @@ from mode.utils.queues import FlowControlEvent
 
 from stream.core.pace import Backoff
 
-_on_taken: dict[str, Callable[[], Awaitable[None]]] = {}
+_on_taken: dict[str, Callable[[], Awaitable[bool]]] = {}
 #: pauses between attempts to connect to a node that is away
 _RECONNECT: Final = Backoff(first=0.1, most=2.0)
 
@@ -101,9 +101,9 @@ def settings() -> dict[str, Any]:
     return {"TableManager": TablesWithoutReplay}
 
 
-def watch_name(member: str, on_taken: Callable[[], Awaitable[None]]) -> None:
-    """``on_taken``: awaited, in the consumer's thread, when another member has taken the name of the static member
-    ``member``, before that joins again."""
+def watch_name(member: str, on_taken: Callable[[], Awaitable[bool]]) -> None:
+    """``on_taken``: awaited, in the consumer's thread, when the static member ``member`` has lost its place in the
+    group, maybe to another of its name, before it joins again. True: it must not, for the name is the other's."""
     _on_taken[member] = on_taken
 
 
@@ -111,6 +111,7 @@ class Coordinator(GroupCoordinator):  # type: ignore[misc]
     """A coordinator whose static members leave their group when they close, and learn that their name was taken."""
 
     _group_instance_id: str | None
+    _place_lost = False
 
     async def _maybe_leave_group(self) -> None:
         name = self._group_instance_id
@@ -120,12 +121,18 @@ class Coordinator(GroupCoordinator):  # type: ignore[misc]
         finally:
             self._group_instance_id = name
 
-    async def _do_heartbeat(self) -> bool:
-        member = self.member_id
-        good = bool(await super()._do_heartbeat())
-        if self.member_id != member and self._group_instance_id in _on_taken:
-            await _on_taken[self._group_instance_id]()
-        return good
+    def reset_generation(self) -> None:
+        """By whatever answer of the broker: to a heartbeat, a commit, a join."""
+        self._place_lost = True
+        super().reset_generation()
+
+    async def ensure_active_group(self, subscription: Any, prev_assignment: Any) -> Any:
+        on_taken = _on_taken.get(self._group_instance_id or "")
+        lost, self._place_lost = self._place_lost, False
+        if lost and on_taken is not None and await on_taken():
+            await asyncio.wait([self._closing])
+            return None
+        return await super().ensure_active_group(subscription, prev_assignment)
 
 
 async def refresh_metadata(app: faust.App) -> bool:

@@ -121,7 +121,7 @@ class Worker:
             self.failure = error
         self._failed.set()
 
-    async def _on_name_taken(self) -> None:
+    async def _on_name_taken(self) -> bool:
         """Another member took our name. Where it started earlier, this worker stops; otherwise this one joins again,
         and the other learns that it is the younger. Runs in the consumer's thread."""
         options = self.options
@@ -130,15 +130,15 @@ class Worker:
             other = await asyncio.get_running_loop().run_in_executor(None, find)
         except SentstreamError as error:
             log.debug("which worker has the name %s can't be told: %s", options.member, error)
-            return
+            return False
         if other is None or other >= options.started_at:
-            return
+            return False
         failure = ConfigurationError(
             f"Another worker runs under the same KAFKA_INSTANCE ({options.instance}), and it started earlier.",
             "Give each worker a name of its own. This one stops.",
         )
         self._loop.call_soon_threadsafe(self._fail, failure)
-        await asyncio.Event().wait()  # until the consumer closes: to join would take the name back
+        return True
 
     # ---- assignment ---------------------------------------------------------------------------------------------
 
