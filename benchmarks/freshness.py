@@ -50,7 +50,7 @@ def measure(rate: int, seconds: float, **settings: Any) -> dict[str, Any]:
             seen: list[tuple[float, int]] = []
             memory: dict[str, list[float]] = {}
             stop = threading.Event()
-            poller = threading.Thread(target=_poll, args=(s.url, seen, stop))
+            poller = threading.Thread(target=poll, args=(s.url, seen, stop))
             poller.start()
             threading.Thread(target=_weigh, args=(child.pid, memory, stop), daemon=True).start()
             began = s.value("SELECT clock_timestamp()")
@@ -78,16 +78,16 @@ def _sent(s: Scene) -> int:
     return int(s.value("SELECT count(*) FROM email_queue WHERE status = 'sent'"))
 
 
-def _poll(url: str, seen: list[tuple[float, int]], stop: threading.Event) -> None:
-    """Note each new number of the counter, and the server's time at which it was seen."""
+def poll(url: str, seen: list[tuple[float, int]], stop: threading.Event) -> None:
+    """Note each new sum of the counters, and the server's time at which it was seen."""
     last = -1
     with connect(url, "poller") as session:
         while not stop.is_set():
             row = session.execute(
-                "SELECT sent, extract(epoch FROM clock_timestamp())::float8 FROM campaigns"
+                "SELECT coalesce(sum(sent), 0)::bigint, extract(epoch FROM clock_timestamp())::float8 FROM campaigns"
             ).fetchone()
             assert row is not None
-            if row[0] != last:
+            if row[0] > last:
                 last = row[0]
                 seen.append((row[1], row[0]))
             time.sleep(0.002)

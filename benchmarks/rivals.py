@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,8 +32,8 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.debezium import Debezium
+from benchmarks.freshness import poll
 from benchmarks.scene import Scene, percentile, report, scene, until
-from connectors.postgres.connect import connect
 from stream.demo.private_kafka import PrivateKafka
 
 SEND: Final = (
@@ -242,21 +241,6 @@ def _waits(seen: list[tuple[float, int]], commits: list[float], first: int) -> l
     """Milliseconds from each commit until a sum that contains it was seen."""
     numbers = [number for _, number in seen]
     return [1000 * (seen[bisect_left(numbers, first + k)][0] - at) for k, at in enumerate(commits, 1)]
-
-
-def poll(url: str, seen: list[tuple[float, int]], stop: threading.Event) -> None:
-    """Note each new sum of the counters, and the server's time at which it was seen."""
-    last = -1
-    with connect(url, "poller") as session:
-        while not stop.is_set():
-            row = session.execute(
-                "SELECT coalesce(sum(sent), 0)::bigint, extract(epoch FROM clock_timestamp())::float8 FROM campaigns"
-            ).fetchone()
-            assert row is not None
-            if row[0] > last:
-                last = row[0]
-                seen.append((row[1], row[0]))
-            time.sleep(0.002)
 
 
 def _sent(s: Scene) -> int:
