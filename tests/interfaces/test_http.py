@@ -55,7 +55,7 @@ def test_a_campaign_has_the_names_of_the_contract(website: Site, shared_db: Data
         "source": "queue",
     }
     assert found["queue_total"] == 100
-    assert 0 < found["rate_per_minute"] <= 42  # it falls with time; see test_progress.py
+    assert 12 <= found["rate_per_minute"] <= 42
     assert re.fullmatch(r"[0-9A-F]+/[0-9A-F]+", found["lsn"])
 
 
